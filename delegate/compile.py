@@ -1,0 +1,215 @@
+"""The pipeline, top to bottom: lower, allocate, tile, emit, link."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from delegate.errors import CompileError
+from delegate.hw.emit import emit_convolution
+from delegate.hw.emit.stream import FIRE_CONVOLUTION, assemble, link
+from delegate.hw.layout import align, pack_bias, pack_depthwise_weights, pack_weights
+from delegate.hw.soc import Soc
+from delegate.hw.task import Buffer, Bytes, Job, Layer, Place, Program, Relocation, Task, Words
+from delegate.ir import Convolution, ConvTile, Graph, Tensor
+from delegate.memory import Allocation, Cube, allocate, port
+from delegate.ops import OPERATORS
+from delegate.quantize import requantize, zero_point
+from delegate.tile import tile
+
+REGCMD, WEIGHTS, FIRST_CUBES = 0, 1, 2  # buffer numbers
+
+
+def compile_graph(graph: Graph, soc: Soc, full_chains: bool = False) -> Program:
+    """Compiles a partition whose nodes have passed the rules.
+
+    ``full_chains``: tasks may be chained by the program controller even where one reads through CNA what another
+    wrote, which the hardware book doubts (C-4). Raises CompileError.
+    """
+    layers = separate(lower(graph, soc), first_free=max(graph.tensors) + 1)
+    memory = allocate(graph, layers, soc, FIRST_CUBES)
+    coefficients = Coefficients()
+    tiles = [tile_layer(layer, memory, coefficients, soc) for layer in layers]
+    tasks, relocations, regcmd = emit(tiles, soc)
+    buffers = (regcmd, coefficients.buffer(), *memory.buffers)
+    job = Job(
+        tasks=tasks,
+        chains=chains(tasks, layers, soc.largest_chain, full_chains),
+        reads=tuple(index for index, buffer in enumerate(buffers) if buffer.role == "input" and not written(index, tiles)),
+        writes=tuple(index for index, buffer in enumerate(buffers) if written(index, tiles)),
+    )
+    return Program(
+        soc=soc.name,
+        buffers=buffers,
+        jobs=(job,),
+        relocations=relocations,
+        inputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.inputs),
+        outputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.outputs),
+        layers=tuple(Layer(layer.operator, layer.node, describe(layer)) for layer in layers),
+    )
+
+
+def lower(graph: Graph, soc: Soc) -> list[Convolution]:
+    """The layers of all nodes in order; raises CompileError for an operator that no rule should have let through."""
+    layers: list[Convolution] = []
+    for node in graph.nodes:
+        if node.op not in OPERATORS:
+            raise CompileError(f"operator {node.op} has no lowering")
+        layers += OPERATORS[node.op].lower(node, soc)
+    return layers
+
+
+def separate(layers: Sequence[Convolution], first_free: int) -> list[Convolution]:
+    """Puts a copy before a layer that reads two cubes as one where one of them already has another neighbour.
+
+    So never more than two tensors have to lie behind each other, and what such a layer reads has a known bound.
+    ``first_free``: number of the first new tensor.
+    """
+    result: list[Convolution] = []
+    partnered: set[int] = set()
+    for layer in layers:
+        inputs = list(layer.inputs)
+        if len(inputs) > 1:
+            for position, tensor in enumerate(inputs):
+                if tensor.index in partnered:
+                    inputs[position] = replace(tensor, index=first_free, name=f"copy of {tensor.name}")
+                    result.append(copy_layer(layer, tensor, inputs[position]))
+                    first_free += 1
+            partnered |= {tensor.index for tensor in inputs}
+        result.append(replace(layer, inputs=tuple(inputs)))
+    return result
+
+
+def copy_layer(reader: Convolution, tensor: Tensor, copy: Tensor) -> Convolution:
+    """A 1x1 convolution with the identity that writes a tensor a second time: 64 * q / 2**6, exact for all q."""
+    assert tensor.quant is not None
+    offset = zero_point(tensor.quant, tensor.dtype)
+    channels = tensor.shape[3]
+    one = 1 << 6
+    return replace(
+        reader,
+        inputs=(tensor,),
+        output=copy,
+        weight=(np.eye(channels, dtype=np.int8) * np.int8(one)).reshape(channels, 1, 1, channels),
+        bias=np.full(channels, -one * offset, np.int32),
+        requantize=requantize(1 / one, offset),
+        relu=False,
+        relu_limit=None,
+    )
+
+
+def describe(layer: Convolution) -> str:
+    """A layer in a line, for reports."""
+    _, height, width, channels = layer.inputs[0].shape
+    _, output_height, output_width, output_channels = layer.output.shape
+    kernel = f"{layer.weight.shape[1]}x{layer.weight.shape[2]}"
+    return (
+        f"{height}x{width}x{channels} -> {output_height}x{output_width}x{output_channels}, {kernel}, "
+        f"stride {layer.stride[0]}x{layer.stride[1]}{', depthwise' if layer.depthwise else ''}"
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """The cubes of a layer's inputs seen as one."""
+
+    cube: Cube
+    channels: int  # from the first cube's first to the last cube's last true channel
+    offsets: tuple[int, ...]  # first channel of each input
+
+
+def source(layer: Convolution, memory: Allocation, soc: Soc) -> Source:
+    """Where a layer reads: its input's cube, or several that the allocator has put behind each other."""
+    cubes = [memory.cubes[tensor.index] for tensor in layer.inputs]
+    lowest = min(cubes, key=lambda cube: cube.place.offset)
+    offsets = []
+    for cube in cubes:
+        surfaces, rest = divmod(cube.place.offset - lowest.place.offset, lowest.surface_bytes)
+        if rest or cube.place.buffer != lowest.place.buffer or cube.surface_bytes != lowest.surface_bytes:
+            raise CompileError(f"{layer.operator}: inputs do not lie whole surfaces apart")
+        offsets.append(surfaces * soc.atom_bytes)
+    channels = max(offset + tensor.shape[3] for offset, tensor in zip(offsets, layer.inputs, strict=True))
+    return Source(lowest, channels, tuple(offsets))
+
+
+def place_weights(layer: Convolution, where: Source) -> npt.NDArray[np.int8]:
+    """The weights with each input's channels at their place among the channels that are read; gaps count as 0."""
+    if len(layer.inputs) == 1:
+        return layer.weight
+    kernels, height, width, _ = layer.weight.shape
+    placed = np.full((kernels, height, width, where.channels), layer.weight_zero_point, np.int8)
+    first = 0
+    for offset, tensor in zip(where.offsets, layer.inputs, strict=True):
+        count = tensor.shape[3]
+        placed[..., offset : offset + count] = layer.weight[..., first : first + count]
+        first += count
+    return placed
+
+
+class Coefficients:
+    """The buffer of weights and biases while it grows."""
+
+    def __init__(self) -> None:
+        self._parts: list[Bytes] = []
+        self._size = 0
+
+    def add(self, data: Bytes) -> Place:
+        """Appends data, aligned to 64 bytes, and says where it lies."""
+        place = Place(WEIGHTS, self._size)
+        padding = np.zeros(align(data.size, 64) - data.size, np.uint8)
+        self._parts += [data, padding]
+        self._size += data.size + padding.size
+        return place
+
+    def buffer(self) -> Buffer:
+        return Buffer("weights", self._size, "weight", np.concatenate(self._parts))
+
+
+def tile_layer(layer: Convolution, memory: Allocation, coefficients: Coefficients, soc: Soc) -> list[ConvTile]:
+    """Packs a layer's coefficients and cuts it into tiles."""
+    where = source(layer, memory, soc)
+    weight = place_weights(layer, where)
+    pack = pack_depthwise_weights if layer.depthwise else pack_weights
+    weights = coefficients.add(pack(weight, soc, layer.weight_zero_point))
+    group = soc.depthwise_group if layer.depthwise else soc.kernel_group
+    bias = coefficients.add(pack_bias(layer.bias, align(layer.output.shape[3], group)))
+    return tile(layer, where.channels, where.cube, memory.cubes[layer.output.index], weights, bias, soc)
+
+
+def emit(tiles: Sequence[Sequence[ConvTile]], soc: Soc) -> tuple[tuple[Task, ...], tuple[Relocation, ...], Buffer]:
+    """(tasks, relocations, the buffer for the streams); each task's tail leads to the next."""
+    streams: list[tuple[Words, list[tuple[int, Place]], int]] = []
+    for layer, group in enumerate(tiles):
+        for part in group:
+            streams.append((*assemble(emit_convolution(part), FIRE_CONVOLUTION), layer))
+    relocations: list[Relocation] = []
+    offset = 0  # bytes, of the stream in the regcmd buffer
+    for index, (words, places, _) in enumerate(streams):
+        relocations += [Relocation(index, position, place.buffer, place.offset) for position, place in places]
+        offset += align(words.nbytes, soc.stream_alignment)
+        if index + 1 < len(streams):
+            relocations.append(Relocation(index, link(words, len(streams[index + 1][0])), REGCMD, offset))
+    tasks = tuple(Task(words, layer) for words, _, layer in streams)
+    return tasks, tuple(relocations), Buffer("regcmd", offset, "regcmd")
+
+
+def written(buffer: int, tiles: Sequence[Sequence[ConvTile]]) -> bool:
+    return any(part.output.buffer == buffer for group in tiles for part in group)
+
+
+def chains(tasks: Sequence[Task], layers: Sequence[Convolution], limit: int, full: bool) -> tuple[range, ...]:
+    """Ranges of tasks for Job.chains: a new one begins where a task reads what an earlier one of its range wrote."""
+    result: list[range] = []
+    start = 0
+    wrote: set[int] = set()
+    for index, task in enumerate(tasks):
+        layer = layers[task.layer]
+        depends = not full and any(tensor.index in wrote for tensor in layer.inputs)
+        if depends or index - start == limit:
+            result.append(range(start, index))
+            start, wrote = index, set()
+        wrote.add(layer.output.index)
+    return (*result, range(start, len(tasks)))

@@ -1,0 +1,146 @@
+"""What the compiler hands to a device: tasks, jobs, buffers, relocations, programs.
+
+A Program never holds an absolute address, so that it can be cached, diffed, replayed and moved between devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from delegate.errors import DelegateError
+
+Role = Literal["input", "output", "weight", "scratch", "regcmd"]
+Words = npt.NDArray[np.uint64]
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A piece of device memory; ``data`` is what it holds before the first run (None: nothing in particular)."""
+
+    name: str
+    size: int  # bytes
+    role: Role
+    data: Bytes | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One fetch of the program controller: a command stream, tail included, and the layer it belongs to."""
+
+    words: Words  # uint64 (n)
+    layer: int  # index in Program.layers
+
+
+@dataclass(frozen=True)
+class Job:
+    """Tasks that run in order on one core.
+
+    ``chains`` cuts the tasks into ranges that a driver may hand to the program controller as one chain: inside a range
+    no task reads through CNA what another task of the range wrote (hardware book C-4), unless the program was compiled
+    with full chains. Drivers that start every task themselves need not look at it.
+    """
+
+    tasks: tuple[Task, ...]
+    chains: tuple[range, ...]  # of indices in tasks, in order, covering all
+    reads: tuple[int, ...]  # buffer indices; never one that is in writes too (S-202)
+    writes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """The value of word ``word`` of task ``task`` is the address of ``buffer`` plus ``offset`` bytes."""
+
+    task: int  # counted over all jobs of the program
+    word: int
+    buffer: int
+    offset: int  # bytes
+
+
+@dataclass(frozen=True)
+class Place:
+    """A position in one of a program's buffers."""
+
+    buffer: int
+    offset: int  # bytes
+
+    def __add__(self, bytes_further: int) -> Place:
+        return Place(self.buffer, self.offset + bytes_further)
+
+
+@dataclass(frozen=True)
+class Port:
+    """Where a tensor of the host lies in device memory: a cube of ``surfaces`` surfaces of atoms."""
+
+    tensor: int  # index in the model
+    buffer: int
+    offset: int  # bytes
+    shape: tuple[int, int, int, int]  # N H W C
+    dtype: Literal["int8", "uint8"]
+    surfaces: int
+    surface_bytes: int  # pitch of a surface, at least H * W atoms
+    fill: int  # int8 domain: value of padding rows and channels, the zero point
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One pass through the blocks, for reports: the operator it came from and its true sizes."""
+
+    operator: str  # TFLite's name
+    node: int  # index of the node in the partition
+    description: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled partition."""
+
+    soc: str
+    buffers: tuple[Buffer, ...]
+    jobs: tuple[Job, ...]
+    relocations: tuple[Relocation, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    layers: tuple[Layer, ...] = field(default=())
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks in order, as Relocation.task counts them."""
+        return tuple(task for job in self.jobs for task in job.tasks)
+
+
+def check(program: Program) -> None:
+    """Raises DelegateError unless all indices and extents of a program are within bounds.
+
+    For programs that come from a file: a checksum says that the file is whole, not that it makes sense.
+    """
+    buffers, tasks = program.buffers, program.tasks
+
+    def demand(holds: bool, what: str) -> None:
+        if not holds:
+            raise DelegateError(what)
+
+    demand(all(0 < buffer.size < 2**32 for buffer in buffers), "a buffer is empty or larger than 4 GiB")
+    demand(all(b.data is None or b.data.size == b.size for b in buffers), "a buffer's data has not the buffer's size")
+    demand(sum(buffer.role == "regcmd" for buffer in buffers) == 1, "there is not exactly one buffer for command streams")
+    for job in program.jobs:
+        covered = [index for chain in job.chains for index in chain]
+        demand(covered == list(range(len(job.tasks))), "chains do not cover a job's tasks in order")
+        demand(all(0 <= index < len(buffers) for index in (*job.reads, *job.writes)), "a job names a buffer that is not there")
+        demand(not set(job.reads) & set(job.writes), "a buffer is both read and written by a job")
+    demand(all(0 <= task.layer < len(program.layers) for task in tasks), "a task belongs to no layer")
+    for r in program.relocations:
+        inside = 0 <= r.task < len(tasks) and 0 <= r.word < len(tasks[r.task].words) and 0 <= r.buffer < len(buffers)
+        demand(inside and 0 <= r.offset < buffers[r.buffer].size, f"relocation {r} is out of bounds")
+    for port in (*program.inputs, *program.outputs):
+        demand(0 <= port.buffer < len(buffers), f"port of tensor {port.tensor}: no such buffer")
+        end = port.offset + port.surfaces * port.surface_bytes
+        demand(0 <= port.offset and end <= buffers[port.buffer].size, f"port of tensor {port.tensor} leaves its buffer")
+        _, height, width, channels = port.shape
+        fits = 0 < height * width * 16 <= port.surface_bytes and 0 < channels <= 16 * port.surfaces
+        demand(fits and port.surface_bytes % (width * 16) == 0, f"port of tensor {port.tensor}: shape does not fit its cube")
+        demand(port.dtype in ("int8", "uint8"), f"port of tensor {port.tensor}: dtype {port.dtype}")

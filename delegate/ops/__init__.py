@@ -1,0 +1,50 @@
+"""One file an operator: RULES say what the NPU takes, one function lowers a node to layers.
+
+A file in this folder registers itself with ``lowers``; nothing else is edited for a new operator.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from delegate.hw.soc import Soc
+from delegate.ir import Convolution, Node
+
+Lowering = Callable[[Node, Soc], list[Convolution]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition a node must meet; ``text`` says it in words that end a sentence "refused: not so that ..."."""
+
+    text: str
+    holds: Callable[[Node, Soc], bool]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What is registered for a TFLite operator. Rules are asked in order; one may rely on those before it."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    lower: Lowering
+
+
+OPERATORS: dict[str, Operator] = {}
+
+
+def lowers(name: str, rules: Sequence[Rule]) -> Callable[[Lowering], Lowering]:
+    """Registers the decorated function as the lowering of the TFLite operator ``name``."""
+
+    def register(function: Lowering) -> Lowering:
+        OPERATORS[name] = Operator(name, tuple(rules), function)
+        return function
+
+    return register
+
+
+for module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{module.name}")

@@ -1,0 +1,71 @@
+"""DEPTHWISE_CONV_2D: one pass in depthwise mode, or, with a multiplier above 1, a direct convolution."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from delegate import quantize
+from delegate.hw.layout import align, fits_cbuf
+from delegate.hw.soc import Soc
+from delegate.ir import Convolution, Node
+from delegate.ops import Rule, lowers
+from delegate.ops.conv2d import CBUF_TEXT, CONVOLUTION_RULES, convolution, direct_fits, weight_data, weight_of
+
+
+def channels_match(node: Node, soc: Soc) -> bool:
+    feature = node.inputs[0]
+    assert feature is not None
+    return weight_of(node).shape == (1, *weight_of(node).shape[1:3], feature.shape[3] * node.params["depth_multiplier"])
+
+
+def kernel_is_small(node: Node, soc: Soc) -> bool:
+    """A depthwise group always fits; with a multiplier a kernel spans all input channels."""
+    feature = node.inputs[0]
+    assert feature is not None
+    _, height, width, _ = weight_of(node).shape
+    channels = soc.depthwise_group if node.params["depth_multiplier"] == 1 else align(feature.shape[3], soc.atom_bytes)
+    return height * width * channels <= soc.kernel_bytes_limit
+
+
+def cbuf_fits(node: Node, soc: Soc) -> bool:
+    feature = node.inputs[0]
+    assert feature is not None
+    if node.params["depth_multiplier"] != 1:
+        return direct_fits(node, feature.shape[3], soc)
+    _, height, width, _ = weight_of(node).shape
+    group = soc.depthwise_group
+    return fits_cbuf(min(height, feature.shape[1]), feature.shape[2], group, height * width * group, soc)
+
+
+def spread(weight: npt.NDArray[np.int8], channels: int, zero_point: int) -> npt.NDArray[np.int8]:
+    """Weights (1, H, W, channels * multiplier) as those of a direct convolution (channels * multiplier, H, W, channels).
+
+    Output k reads input k // multiplier only; all its other weights are the zero point, which counts as 0. The engine
+    has no depth multiplier (npu.md §5.1).
+    """
+    _, height, width, outputs = weight.shape
+    direct = np.full((outputs, height, width, channels), zero_point, np.int8)
+    output = np.arange(outputs)
+    direct[output, :, :, output // (outputs // channels)] = weight[0].transpose(2, 0, 1)
+    return direct
+
+
+@lowers(
+    "DEPTHWISE_CONV_2D",
+    [
+        *CONVOLUTION_RULES,
+        Rule("weights have the input's channels times the multiplier", channels_match),
+        Rule("one kernel is at most 32 KiB", kernel_is_small),
+        Rule(CBUF_TEXT, cbuf_fits),
+    ],
+)
+def depthwise_conv2d(node: Node, soc: Soc) -> list[Convolution]:
+    """out[y,x,c] = requantize(bias[c] + sum over i,j of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (weight[i,j,c] - zw))."""
+    weight = weight_data(node)
+    if node.params["depth_multiplier"] == 1:
+        return [convolution(node, weight, depthwise=True)]
+    feature, quant = node.inputs[0], weight_of(node).quant
+    assert feature is not None and quant is not None
+    zero_point = quantize.zero_point(quant, weight_of(node).dtype)
+    return [convolution(node, spread(weight, feature.shape[3], zero_point), depthwise=False)]

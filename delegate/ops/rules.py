@@ -1,0 +1,55 @@
+"""Conditions that several operators share."""
+
+from __future__ import annotations
+
+from delegate.ir import Node, Tensor
+from delegate.ops import Rule
+
+ACTIVATIONS = ("NONE", "RELU", "RELU6")
+
+
+def computed_inputs(node: Node) -> list[Tensor]:
+    """The inputs that are not constants."""
+    return [tensor for tensor in node.inputs if tensor is not None and tensor.data is None]
+
+
+def feature_tensors(node: Node) -> list[Tensor]:
+    """The tensors that lie in cubes: computed inputs and outputs."""
+    return [*computed_inputs(node), *node.outputs]
+
+
+def is_quantized_per_tensor(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.dtype in ("int8", "uint8") and tensor.quant is not None and tensor.quant.scale.size == 1
+
+
+def same_dtype(node: Node) -> bool:
+    return len({tensor.dtype for tensor in feature_tensors(node)}) == 1
+
+
+FEATURES_8_BIT = Rule(
+    "inputs and output are int8 or uint8 with one scale each",
+    lambda node, soc: all(is_quantized_per_tensor(tensor) for tensor in feature_tensors(node)),
+)
+SCALES_POSITIVE = Rule(
+    "scales are positive numbers",
+    lambda node, soc: all(
+        tensor.quant is not None and 0 < float(tensor.quant.scale.min()) and float(tensor.quant.scale.max()) < float("inf")
+        for tensor in [*node.inputs, *node.outputs]
+        if tensor is not None and tensor.dtype in ("int8", "uint8")
+    ),
+)
+SAME_DTYPE = Rule("inputs and output have one dtype", lambda node, soc: same_dtype(node))
+ONE_IMAGE = Rule(
+    "tensors have four dimensions and a batch of 1",
+    lambda node, soc: all(len(t.shape) == 4 and t.shape[0] == 1 and min(t.shape) > 0 for t in feature_tensors(node)),
+)
+EXTENT = Rule(
+    "height and width are within the chip's 2047 pixels and channels within 8192",
+    lambda node, soc: all(
+        t.shape[1] <= soc.largest_height and t.shape[2] <= soc.largest_width and t.shape[3] <= soc.largest_channels
+        for t in feature_tensors(node)
+    ),
+)
+ACTIVATION = Rule(
+    f"fused activation is one of {', '.join(ACTIVATIONS)}", lambda node, soc: node.params["activation"] in ACTIVATIONS
+)

@@ -1,0 +1,134 @@
+"""One compiled partition on a device: compile or load, place and relocate once; pack, submit, wait, unpack per invoke."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+
+from delegate import cache
+from delegate.compile import compile_graph
+from delegate.errors import DelegateError
+from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
+from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
+from delegate.hw.soc import RK3588, SOCS, Soc
+from delegate.hw.task import Program
+from delegate.ir import Graph
+from delegate.options import CACHE_OFF, Options
+
+TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after half a second (S-195)
+VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
+
+shared_device = lru_cache(maxsize=None)(open_device)
+"""One device a process for each (name, cores): interpreters share it, and its cores."""
+
+
+def cache_folder(options: Options) -> Path | None:
+    """Where compiled programs are kept; None if they are not."""
+    if options.cache_dir == CACHE_OFF:
+        return None
+    return Path(options.cache_dir) if options.cache_dir else Path(platformdirs.user_cache_dir("teflon-rknpu", False))
+
+
+def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
+    """(program, whether it came from the cache, why the cache could not be used)."""
+    folder, full_chains = cache_folder(options), options.chain == "full"
+    soc = RK3588
+    if folder is None:
+        return compile_graph(graph, soc, full_chains), False, None
+    name, note = cache.key(graph, soc, full_chains), None
+    try:
+        program = cache.load(folder, name)
+        if program is not None:
+            return program, True, None
+    except cache.CacheError as error:
+        note = str(error)
+    program = compile_graph(graph, soc, full_chains)
+    try:
+        cache.store(folder, name, program, options.cache_size << 20)
+    except cache.CacheError as error:
+        note = str(error)
+    return program, False, note
+
+
+class Session:
+    """A partition, ready to run. May be used from any thread, by one at a time."""
+
+    def __init__(self, graph: Graph, options: Options) -> None:
+        self.program, self.from_cache, self.cache_note = obtain(graph, options)
+        self._device = shared_device(options.device, options.cores)
+        self._lock = threading.Lock()
+        self._memories: list[Memory] = []
+        try:
+            self._jobs = self._load(self.program)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, program: Program) -> list[DeviceJob]:
+        soc = SOCS[program.soc]
+        for buffer in program.buffers:
+            memory = self._device.allocate(buffer.size)
+            self._memories.append(memory)
+            if buffer.data is not None:
+                memory.view[: buffer.size] = buffer.data
+        for port in program.inputs:
+            fill_padding(self._memories[port.buffer].view, port)
+        streams = self._write_streams(program, soc)
+        jobs, first = [], 0
+        for job in program.jobs:
+            jobs.append(
+                DeviceJob(
+                    tasks=tuple(streams[first : first + len(job.tasks)]),
+                    chains=job.chains,
+                    reads=tuple(self._memories[index] for index in job.reads),
+                    writes=tuple(self._memories[index] for index in job.writes),
+                )
+            )
+            first += len(job.tasks)
+        return jobs
+
+    def _write_streams(self, program: Program, soc: Soc) -> list[DeviceTask]:
+        """Writes all command streams, addresses filled in, one behind the other as the links expect them."""
+        regcmd = next(m for m, b in zip(self._memories, program.buffers, strict=True) if b.role == "regcmd")
+        words = [task.words.copy() for task in program.tasks]
+        for r in program.relocations:
+            value = self._memories[r.buffer].address + r.offset
+            keep = int(words[r.task][r.word]) & ~(VALUE_MASK << VALUE_SHIFT)
+            words[r.task][r.word] = keep | value << VALUE_SHIFT
+        offset, streams = 0, []
+        for stream in words:
+            regcmd.view[offset : offset + stream.nbytes] = stream.astype("<u8").view(np.uint8)
+            streams.append(DeviceTask(regcmd.address + offset, len(stream)))
+            offset += align(stream.nbytes, soc.stream_alignment)
+        return streams
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    def invoke(self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]]) -> None:
+        """Runs the partition once. ``inputs`` and ``outputs``: NHWC, int8 or uint8, C order, in the graph's order.
+
+        Raises DeviceError if the device fails; the outputs are undefined then.
+        """
+        with self._lock:
+            if not self._memories:
+                raise DelegateError("this session is closed")
+            for port, array in zip(self.program.inputs, inputs, strict=True):
+                pack_features(array, self._memories[port.buffer].view, port)
+            self._device.wait(self._device.submit(self._jobs), TIMEOUT)
+            for port, array in zip(self.program.outputs, outputs, strict=True):
+                unpack_features(self._memories[port.buffer].view, port, array)
+
+    def close(self) -> None:
+        """Gives the device's memory back; the session cannot be used afterwards."""
+        with self._lock:
+            while self._memories:
+                self._device.free(self._memories.pop())

@@ -1,0 +1,68 @@
+"""Tensors, nodes and graphs for tests of the compiler, without a model file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from delegate.ir import Graph, Node, Quant, Tensor
+
+
+def quant(scale: float = 0.05, zero_point: int = 0) -> Quant:
+    return Quant(np.array([scale], np.float32), np.array([zero_point], np.int32))
+
+
+def feature(
+    index: int, height: int, width: int, channels: int, dtype: str = "int8", scale: float = 0.05, zero_point: int = 0
+) -> Tensor:
+    return Tensor(index, f"t{index}", (1, height, width, channels), dtype, quant(scale, zero_point))
+
+
+def convolution(
+    index: int,
+    source: Tensor,
+    channels: int,
+    kernel: tuple[int, int] = (1, 1),
+    stride: tuple[int, int] = (1, 1),
+    padding: str = "SAME",
+    depthwise: bool = False,
+    activation: str = "NONE",
+    scale: float = 0.5,
+    zero_point: int = 0,
+    seed: int = 0,
+) -> tuple[Node, Tensor]:
+    """(node, its output); tensor numbers are 10 * index + 1… and weights random."""
+    rng = np.random.default_rng(seed)
+    outputs = source.shape[3] if depthwise else channels
+    shape = (1, *kernel, outputs) if depthwise else (channels, *kernel, source.shape[3])
+    low, high = (0, 256) if source.dtype == "uint8" else (-127, 128)
+    weight = rng.integers(low, high, shape).astype(source.dtype)
+    extents = [
+        -(-size // step) if padding == "SAME" else (size - tap) // step + 1
+        for size, tap, step in zip(source.shape[1:3], kernel, stride, strict=True)
+    ]
+    output = feature(10 * index + 1, *extents, outputs, source.dtype, scale, zero_point)
+    params: dict[str, Any] = {"stride": stride, "dilation": (1, 1), "padding": padding, "activation": activation}
+    if depthwise:
+        params["depth_multiplier"] = 1
+    inputs = (
+        source,
+        Tensor(10 * index + 2, "w", shape, source.dtype, quant(0.02, 121 if source.dtype == "uint8" else 0), weight),
+        Tensor(
+            10 * index + 3, "b", (outputs,), "int32", quant(0.001), rng.integers(-500, 500, outputs).astype(np.int32)
+        ),
+    )
+    return Node(index, "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", inputs, (output,), params), output
+
+
+def addition(
+    index: int, a: Tensor, b: Tensor, activation: str = "NONE", scale: float = 0.1, zero_point: int = 0
+) -> tuple[Node, Tensor]:
+    output = feature(10 * index + 1, a.shape[1], a.shape[2], a.shape[3], a.dtype, scale, zero_point)
+    return Node(index, "ADD", (a, b), (output,), {"activation": activation}), output
+
+
+def graph(nodes: list[Node], inputs: list[Tensor], outputs: list[Tensor]) -> Graph:
+    tensors = {t.index: t for node in nodes for t in (*node.inputs, *node.outputs) if t is not None}
+    return Graph(tensors, tuple(nodes), tuple(t.index for t in inputs), tuple(t.index for t in outputs))

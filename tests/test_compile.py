@@ -1,0 +1,127 @@
+"""Programs: words against goldens in text, links, relocations, chains, and that nothing depends on where it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layers import addition, convolution, feature, graph
+
+from delegate.compile import compile_graph
+from delegate.hw.regcmd import disassemble
+from delegate.hw.registers import lookup, split
+from delegate.hw.soc import RK3588
+from delegate.hw.task import Program, check
+from delegate.ir import Graph
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def small_graph() -> Graph:
+    """Convolution, depthwise convolution, and the addition of both."""
+    source = feature(0, 8, 8, 64)
+    first, a = convolution(1, source, 64, (3, 3), seed=1)
+    second, b = convolution(2, a, 64, (3, 3), depthwise=True, seed=2)
+    last, output = addition(3, a, b)
+    return graph([first, second, last], [source], [output])
+
+
+def text(program: Program, task: int) -> str:
+    return disassemble(program.tasks[task].words)
+
+
+@pytest.mark.parametrize(("task", "name"), [(0, "conv_3x3"), (1, "depthwise_3x3"), (2, "addition")])
+def test_words_are_the_golden_ones(task: int, name: str) -> None:
+    golden = GOLDEN / f"{name}.regcmd"
+    assert text(compile_graph(small_graph(), RK3588), task) == golden.read_text()
+
+
+def test_the_worked_example_of_a_1x1_convolution() -> None:
+    """Hardware book, worked-examples.md §1: every register save those that differ on purpose."""
+    node, output = convolution(1, feature(0, 4, 4, 8), 8)
+    program = compile_graph(graph([node], [feature(0, 4, 4, 8)], [output]), RK3588)
+    values = {split(int(word))[:2]: split(int(word))[2] for word in program.tasks[0].words}
+    expected = {
+        (0x0201, 0x100C): 0, (0x0201, 0x1010): 0x340, (0x0201, 0x1014): 9, (0x0201, 0x1020): 0x00040004,
+        (0x0201, 0x1024): 0x00070010, (0x0201, 0x1028): 4, (0x0201, 0x102C): 16, (0x0201, 0x1034): 0x10,
+        (0x0201, 0x1044): 1, (0x0201, 0x1068): 0, (0x0201, 0x107C): 16, (0x0201, 0x1080): 0,
+        (0x0201, 0x1084): 0x00040004, (0x0201, 0x1088): 16, (0x0801, 0x3010): 1, (0x0801, 0x3014): 0x00030003,
+        (0x0801, 0x3018): 31, (0x1001, 0x400C): 0x1E4, (0x1001, 0x4010): 0, (0x1001, 0x4024): 0x100,
+        (0x1001, 0x4030): 3, (0x1001, 0x4034): 3, (0x1001, 0x403C): 0x0007001F, (0x1001, 0x4040): 0x20150,
+        (0x1001, 0x4050): 0x124, (0x1001, 0x4058): 31, (0x1001, 0x405C): 0x00030003, (0x1001, 0x40C0): 0x200,
+        (0x2001, 0x500C): 3, (0x2001, 0x5010): 3, (0x2001, 0x5014): 31, (0x2001, 0x501C): 2, (0x2001, 0x5034): 1,
+        (0x2001, 0x5044): 0x7810,
+    }  # fmt: skip
+    assert {place: values[place] for place in expected} == expected
+    # On purpose: whole kernel groups (32 kernels, not 8), and a slack bank for features.
+    assert values[0x0201, 0x1030] == 32 * 16
+    assert values[0x0201, 0x1038] == 0x01010020
+    assert values[0x0201, 0x1040] == 0xA2
+
+
+def test_every_address_is_a_relocation() -> None:
+    program = compile_graph(small_graph(), RK3588)
+    check(program)
+    relocated = {(r.task, r.word) for r in program.relocations}
+    for number, task in enumerate(program.tasks):
+        for position, word in enumerate(task.words):
+            target, offset, value = split(int(word))
+            if target in (0, 0x0041, 0x0081):
+                continue
+            register = lookup(target, offset)
+            if register.address:
+                assert value == 0
+                unused = register.name in ("RDMA_SRC_BASE_ADDR", "RDMA_BN_BASE_ADDR", "RDMA_EW_BASE_ADDR")
+                assert ((number, position) in relocated) != unused
+
+
+def test_tails_lead_to_the_next_stream() -> None:
+    program = compile_graph(small_graph(), RK3588)
+    words = [task.words for task in program.tasks]
+    offset = 0
+    for number, stream in enumerate(words):
+        link, amount, barrier, fire = (split(int(word)) for word in stream[-4:])
+        assert barrier == (0x0041, 0, 0)
+        assert fire == (0x0081, 8, 0x1D)
+        offset += -(-stream.nbytes // 64) * 64
+        if number + 1 == len(words):
+            assert link == (0, 0, 0)
+            assert amount == (0x0101, 0x14, 0)
+        else:
+            assert link == (0x0101, 0x10, 0)
+            assert amount == (0x0101, 0x14, (len(words[number + 1]) + 1) // 2 - 1)
+            (to,) = [r for r in program.relocations if (r.task, r.word) == (number, len(stream) - 4)]
+            assert program.buffers[to.buffer].role == "regcmd"
+            assert to.offset == offset
+
+
+def test_chains_end_where_a_task_reads_what_one_before_wrote() -> None:
+    """The order of such a pair within a chain is in doubt (C-4); full chains are an option."""
+    model = small_graph()
+    safe, full = compile_graph(model, RK3588), compile_graph(model, RK3588, full_chains=True)
+    assert safe.jobs[0].chains == (range(0, 1), range(1, 2), range(2, 3))
+    assert full.jobs[0].chains == (range(0, 3),)
+    source = feature(0, 8, 8, 64)
+    first, a = convolution(1, source, 64)
+    second, b = convolution(2, source, 64)
+    independent = compile_graph(graph([first, second], [source], [a, b]), RK3588)
+    assert independent.jobs[0].chains == (range(0, 2),)
+
+
+def test_a_buffer_is_never_read_and_written_list_wise() -> None:
+    """S-202: a buffer in both lists makes the kernel drop the job."""
+    source = feature(0, 8, 8, 32)
+    node, a = convolution(1, source, 32)
+    last, output = addition(2, source, a)
+    program = compile_graph(graph([node, last], [source], [output]), RK3588)
+    (job,) = program.jobs
+    assert not set(job.reads) & set(job.writes)
+    assert program.inputs[0].buffer in job.writes  # the convolution writes right behind the input
+
+
+def test_compiling_twice_gives_the_same_program() -> None:
+    a, b = (compile_graph(small_graph(), RK3588) for _ in range(2))
+    assert a.relocations == b.relocations
+    for first, second in zip(a.tasks, b.tasks, strict=True):
+        np.testing.assert_array_equal(first.words, second.words)

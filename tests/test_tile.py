@@ -1,0 +1,144 @@
+"""Tiles: the output is covered once, every tile reads the rows it needs and fits the CBUF, for any shape."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layers import convolution, feature
+
+from delegate.errors import CompileError
+from delegate.hw.layout import surface_rows
+from delegate.hw.soc import RK3588
+from delegate.hw.task import Place
+from delegate.ir import Convolution, ConvTile, Node
+from delegate.memory import Cube, surface_bytes
+from delegate.ops import OPERATORS
+from delegate.ops.conv2d import CBUF_TEXT, conv2d
+from delegate.ops.depthwise_conv2d import depthwise_conv2d
+from delegate.tile import tile
+
+
+def tiles_of(layer: Convolution) -> list[ConvTile]:
+    cubes = [
+        Cube(Place(number, 0), 64, surface_bytes(tensor, RK3588))
+        for number, tensor in enumerate((layer.inputs[0], layer.output))
+    ]
+    return tile(layer, layer.inputs[0].shape[3], cubes[0], cubes[1], Place(2, 0), Place(3, 0), RK3588)
+
+
+def layer_of(
+    height: int,
+    width: int,
+    channels: int,
+    outputs: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: str,
+    depthwise: bool,
+) -> Convolution:
+    if padding == "VALID":
+        height, width = max(height, kernel[0]), max(width, kernel[1])
+    node, _ = convolution(0, feature(0, height, width, channels), outputs, kernel, stride, padding, depthwise)
+    return (depthwise_conv2d if depthwise else conv2d)(node, RK3588)[0]
+
+
+shapes = st.builds(
+    layer_of,
+    st.integers(1, 260),
+    st.integers(1, 260),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.sampled_from(["SAME", "VALID"]),
+    st.booleans(),
+)
+
+
+def fits(node: Node) -> bool:
+    """What the rules say before anything is compiled."""
+    rule = next(rule for rule in OPERATORS[node.op].rules if rule.text == CBUF_TEXT)
+    return rule.holds(node, RK3588)
+
+
+def bank_need(part: ConvTile) -> int:
+    """Banks of the features alone, plainly counted: bytes of whole atoms."""
+    atoms = -(-part.input_channels // 16)
+    return -(-part.input_height * part.input_width * atoms * 16 // 32768)
+
+
+@settings(deadline=None, max_examples=150)
+@given(shapes)
+def test_tiles_cover_and_fit(layer: Convolution) -> None:
+    node, _ = convolution(
+        0,
+        layer.inputs[0],
+        layer.output.shape[3],
+        (layer.weight.shape[1], layer.weight.shape[2]),
+        layer.stride,
+        "VALID" if layer.padding == (0, 0, 0, 0) else "SAME",
+        layer.depthwise,
+    )
+    if not fits(node):
+        with pytest.raises(CompileError):
+            tiles_of(layer)
+        return
+    parts = tiles_of(layer)
+    pitch, out_pitch = parts[0].input_surface * 16, parts[0].output_surface * 16
+    covered = set()
+    before: ConvTile | None = None
+    for part in parts:
+        first_channel, rest = divmod(part.output.offset, out_pitch)
+        first_row = rest // (part.output_width * 16)
+        cells = {(first_channel * 16, row) for row in range(first_row, first_row + part.output_height)}
+        assert not covered & cells
+        covered |= cells
+        # rows: the first window starts at the slice's first row, less the padding; the last ends inside or at the border
+        in_row = part.feature.offset % pitch // (part.input_width * 16)
+        assert in_row - part.padding_top == first_row * layer.stride[0] - layer.padding[0]
+        last = (first_row + part.output_height - 1) * layer.stride[0] - layer.padding[0] + layer.weight.shape[1]
+        assert in_row + part.input_height >= min(last, layer.inputs[0].shape[1])
+        assert in_row + part.input_height <= surface_rows(layer.inputs[0].shape[1], RK3588)
+        # CBUF: both shares hold what they must, one bank of slack for features (S-73)
+        assert part.feature_banks + part.weight_banks == 12
+        assert bank_need(part) + 1 <= part.feature_banks <= 11
+        group_bytes = part.kernel_bytes // (part.output_channels // 64) if layer.depthwise else part.kernel_bytes * 32
+        assert part.weight_banks * 32768 >= group_bytes
+        if part.weights_resident:
+            assert before is not None and before.weight == part.weight and before.weight_banks == part.weight_banks
+            assert part.weight_banks * 32768 >= part.kernel_bytes * (1 if layer.depthwise else part.output_channels)
+        # whole groups (S-190), true counts
+        assert part.output_channels % (64 if layer.depthwise else 32) == 0
+        assert part.output_width * part.output_height < 1 << 18
+        before = part
+    rows = max(row for _, row in covered) + 1
+    assert rows >= layer.output.shape[1]
+    assert (
+        sum(part.output_channels_real for part in parts if part.output.offset % out_pitch == 0) == layer.output.shape[3]
+    )
+
+
+def test_a_layer_that_fits_is_one_task_with_all_other_banks_for_weights() -> None:
+    layer = layer_of(4, 4, 8, 8, (1, 1), (1, 1), "VALID", False)
+    (part,) = tiles_of(layer)
+    assert (part.feature_banks, part.weight_banks, part.weights_resident) == (2, 10, False)
+    assert (part.input_channels, part.kernel_bytes, part.output_channels, part.output_channels_real) == (16, 16, 32, 8)
+
+
+def test_low_maps_of_1x1_kernels_run_as_four_rows() -> None:
+    """S-69: fewer than four rows give wrong results."""
+    (part,) = tiles_of(layer_of(1, 1, 64, 40, (1, 1), (1, 1), "SAME", False))
+    assert (part.input_height, part.output_height, part.input_surface, part.output_surface) == (4, 4, 4, 4)
+
+
+def test_only_the_first_slice_has_padding_above() -> None:
+    parts = tiles_of(layer_of(224, 224, 32, 32, (3, 3), (1, 1), "SAME", False))
+    assert len(parts) > 1
+    assert [part.padding_top for part in parts] == [1] + [0] * (len(parts) - 1)
+    assert [part.weights_resident for part in parts] == [False] + [True] * (len(parts) - 1)
+
+
+def test_what_cannot_fit_is_refused_with_its_size() -> None:
+    with pytest.raises(CompileError, match="do not fit the 12 CBUF banks"):
+        tiles_of(layer_of(40, 1900, 256, 32, (3, 3), (1, 1), "SAME", False))
