@@ -1,4 +1,4 @@
-"""The pipeline, top to bottom: lower, allocate, tile, emit, link."""
+"""The pipeline, top to bottom: lower, fuse, allocate, tile, emit, link."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate.errors import CompileError
+from delegate.fuse import fuse_additions
 from delegate.hw.emit import emit_convolution
 from delegate.hw.emit.stream import FIRE_CONVOLUTION, assemble, link
 from delegate.hw.layout import align, pack_bias, pack_depthwise_weights, pack_weights
@@ -29,7 +30,8 @@ def compile_graph(graph: Graph, soc: Soc, full_chains: bool = False) -> Program:
     ``full_chains``: tasks may be chained by the program controller even where one reads through CNA what another
     wrote, which the hardware book doubts (C-4). Raises CompileError.
     """
-    layers = separate(lower(graph, soc), first_free=max(graph.tensors) + 1)
+    layers = fuse_additions(lower(graph, soc), graph, soc)
+    layers = separate(layers, first_free=max(graph.tensors) + 1)
     memory = allocate(graph, layers, soc, FIRST_CUBES)
     coefficients = Coefficients()
     tiles = [tile_layer(layer, memory, coefficients, soc) for layer in layers]
@@ -96,6 +98,7 @@ def copy_layer(reader: Convolution, tensor: Tensor, copy: Tensor) -> Convolution
         weight=(np.eye(channels, dtype=np.int8) * np.int8(one)).reshape(channels, 1, 1, channels),
         bias=np.full(channels, -one * offset, np.int32),
         requantize=requantize(1 / one, offset),
+        accumulator_scale=float(tensor.quant.scale[0]) / one,
         relu=False,
         relu_limit=None,
     )
@@ -108,7 +111,7 @@ def describe(layer: Convolution) -> str:
     kernel = f"{layer.weight.shape[1]}x{layer.weight.shape[2]}"
     return (
         f"{height}x{width}x{channels} -> {output_height}x{output_width}x{output_channels}, {kernel}, "
-        f"stride {layer.stride[0]}x{layer.stride[1]}{', depthwise' if layer.depthwise else ''}"
+        f"stride {layer.stride[0]}x{layer.stride[1]}{', depthwise' if layer.depthwise else ''}{', addition fused' if layer.addend else ''}"
     )
 
 
@@ -176,7 +179,8 @@ def tile_layer(layer: Convolution, memory: Allocation, coefficients: Coefficient
     weights = coefficients.add(pack(weight, soc, layer.weight_zero_point))
     group = soc.depthwise_group if layer.depthwise else soc.kernel_group
     bias = coefficients.add(pack_bias(layer.bias, align(layer.output.shape[3], group)))
-    return tile(layer, where.channels, where.cube, memory.cubes[layer.output.index], weights, bias, soc)
+    addend = memory.cubes[layer.addend.tensor.index] if layer.addend else None
+    return tile(layer, where.channels, where.cube, memory.cubes[layer.output.index], addend, weights, bias, soc)
 
 
 def emit(tiles: Sequence[Sequence[ConvTile]], soc: Soc) -> tuple[tuple[Task, ...], tuple[Relocation, ...], Buffer]:

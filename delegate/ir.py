@@ -84,6 +84,16 @@ class Requantize:
 
 
 @dataclass(frozen=True, eq=False)
+class Addend:
+    """A tensor that the element-wise unit adds to the accumulator: (q + offset) * multiplier / 2**shift, rounded."""
+
+    tensor: Tensor
+    offset: int  # minus the zero point, int8 domain
+    multiplier: int  # 15 bits
+    shift: int
+
+
+@dataclass(frozen=True, eq=False)
 class Convolution:
     """One pass CNA -> CORE -> DPU.
 
@@ -105,8 +115,10 @@ class Convolution:
     padding: tuple[int, int, int, int]  # pixels: top, bottom, left, right
     depthwise: bool
     requantize: Requantize
+    accumulator_scale: float  # real value of one step of the accumulator
     relu: bool = False  # clamp accumulators below 0
     relu_limit: int | None = None  # clamp accumulators above this
+    addend: Addend | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,3 +149,6 @@ class ConvTile:
     weight: Place
     bias: Place
     output: Place
+    addend: Place | None
+    addend_surface: int  # atoms
+    addend_skip: int  # atoms of a surface of the addend that other slices read

@@ -40,7 +40,7 @@ def surfaces_needed(tensor: Tensor, layers: Sequence[Convolution], soc: Soc) -> 
     for layer in layers:
         if layer.depthwise and tensor in (layer.inputs[0], layer.output):
             group = max(group, soc.depthwise_group)
-        elif tensor is layer.output:
+        elif tensor is layer.output or (layer.addend and tensor is layer.addend.tensor):
             group = max(group, soc.kernel_group)
     return align(tensor.shape[3], group) // soc.atom_bytes
 
@@ -62,7 +62,7 @@ def blocks_of(graph: Graph, layers: Sequence[Convolution]) -> list[Block]:
     for index in graph.inputs:
         touch(graph.tensors[index], -1)
     for time, layer in enumerate(layers):
-        for tensor in layer.inputs:
+        for tensor in (*layer.inputs, *([layer.addend.tensor] if layer.addend else [])):
             touch(tensor, time)
         for tensor in layer.inputs[1:]:
             merge(block_of, layer.inputs[0], tensor)

@@ -70,6 +70,12 @@ def requantize(real: float, offset: int) -> Requantize:
     return Requantize(multiplier, shift, offset)
 
 
+def operand_gain(real: float) -> tuple[int, int]:
+    """(multiplier, shift) of the element-wise unit's operand converter for a real gain (npu.md §5.4); raises CompileError."""
+    converter = requantize(real, 0)
+    return converter.multiplier, converter.shift
+
+
 def factor(converter: Requantize) -> float:
     """The real factor of a multiplier and a shift."""
     return math.ldexp(converter.multiplier, -converter.shift)

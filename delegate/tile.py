@@ -140,7 +140,15 @@ def choose(layer: Convolution, shape: Geometry, soc: Soc) -> Plan:
     return found
 
 
-def tile(layer: Convolution, channels: int, feature: Cube, output: Cube, weight: Place, bias: Place, soc: Soc) -> list[ConvTile]:
+def part_of(cube: Cube, channel: int, rows: range, shape: Geometry, soc: Soc) -> Place:
+    """Where a slice of an output, or of what is added to it, begins."""
+    row_bytes = shape.output_width * soc.atom_bytes
+    return cube.place + (channel // soc.atom_bytes * cube.surface_bytes + rows.start * row_bytes)
+
+
+def tile(
+    layer: Convolution, channels: int, feature: Cube, output: Cube, addend: Cube | None, weight: Place, bias: Place, soc: Soc
+) -> list[ConvTile]:
     """A layer as tiles: output channels outside, rows inside, so that weights stay in the CBUF between slices of rows.
 
     ``channels``: channels from the first of the cube that are read. Places are those of the whole layer.
@@ -181,8 +189,10 @@ def tile(layer: Convolution, channels: int, feature: Cube, output: Cube, weight:
                     feature=feature.place + (read_start // soc.atom_bytes * feature.surface_bytes + rows.start * row_bytes),
                     weight=weight + start * per_channel,
                     bias=bias + start * 4,
-                    output=output.place
-                    + (start // soc.atom_bytes * output.surface_bytes + outputs.start * shape.output_width * soc.atom_bytes),
+                    output=part_of(output, start, outputs, shape, soc),
+                    addend=part_of(addend, start, outputs, shape, soc) if addend else None,
+                    addend_surface=addend.surface_bytes // soc.atom_bytes if addend else 0,
+                    addend_skip=addend.surface_bytes // soc.atom_bytes - len(outputs) * shape.output_width if addend else 0,
                 )
             )
     return tiles

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from delegate.ir import Graph, Node, Quant, Tensor
+from delegate.ir import Convolution, Graph, Node, Quant, Tensor
+from delegate.quantize import round_shift
 
 
 def quant(scale: float = 0.05, zero_point: int = 0) -> Quant:
@@ -66,3 +67,38 @@ def addition(
 def graph(nodes: list[Node], inputs: list[Tensor], outputs: list[Tensor]) -> Graph:
     tensors = {t.index: t for node in nodes for t in (*node.inputs, *node.outputs) if t is not None}
     return Graph(tensors, tuple(nodes), tuple(t.index for t in inputs), tuple(t.index for t in outputs))
+
+
+def real_values(tensor: Tensor, stored: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """real = scale * (q - zero point), float64."""
+    assert tensor.quant is not None
+    return float(tensor.quant.scale[0]) * (stored.astype(np.float64) - int(tensor.quant.zero_point[0]))
+
+
+def store(tensor: Tensor, real: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Real values as the tensor stores them: rounded and saturated."""
+    assert tensor.quant is not None
+    info = np.iinfo(tensor.dtype)
+    q = np.round(real / float(tensor.quant.scale[0])) + int(tensor.quant.zero_point[0])
+    return np.clip(q, info.min, info.max).astype(tensor.dtype)
+
+
+def evaluate(layer: Convolution, images: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """A layer by its definition, in loops over the window: int8 (height, width, channels) of each input → of the output."""
+    image = np.concatenate(images, axis=2).astype(np.int64)
+    top, bottom, left, right = layer.padding
+    padded = np.pad(image, ((top, bottom), (left, right), (0, 0)), constant_values=layer.input_zero_point)
+    _, rows, columns, kernels = layer.output.shape
+    weight = layer.weight.astype(np.int64) - layer.weight_zero_point
+    accumulator = np.broadcast_to(layer.bias.astype(np.int64), (rows, columns, kernels)).copy()
+    for y, x in np.ndindex(layer.weight.shape[1:3]):
+        window = padded[y:, x:][: (rows - 1) * layer.stride[0] + 1 : layer.stride[0], : (columns - 1) * layer.stride[1] + 1 : layer.stride[1]]
+        accumulator += window * weight[0, y, x] if layer.depthwise else window @ weight[:, y, x].T
+    # bias has the input's zero point times the weights folded in; the sum above took raw inputs
+    if layer.relu or layer.relu_limit is not None:
+        accumulator = np.maximum(accumulator, 0)
+    if layer.relu_limit is not None:
+        accumulator = np.minimum(accumulator, layer.relu_limit)
+    product = accumulator * layer.requantize.multiplier
+    rounded = np.array([round_shift(int(p), layer.requantize.shift) for p in product.reshape(-1)]).reshape(product.shape)
+    return np.clip(rounded + layer.requantize.offset, -128, 127)

@@ -115,6 +115,7 @@ def add(node: Node, soc: Soc) -> list[Convolution]:
             padding=(0, 0, 0, 0),
             depthwise=False,
             requantize=plan.converter,
+            accumulator_scale=quantize.factor(plan.converter) * float(output.quant.scale[0]),
             relu=relu,
             relu_limit=limit,
         )

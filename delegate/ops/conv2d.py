@@ -173,6 +173,7 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool) -> Co
         padding=padding_pixels(node),
         depthwise=depthwise,
         requantize=converter,
+        accumulator_scale=float(feature.quant.scale[0]) * float(weight_quant.scale[0]),
         relu=relu,
         relu_limit=limit,
     )

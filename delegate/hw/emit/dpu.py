@@ -10,6 +10,7 @@ from delegate.ir import ConvTile
 
 ADD = 2  # code of the ALUs
 FROM_MEMORY = 1
+ADD_FIRST, PER_PIXEL, EIGHT_BITS = 1, 1, 1  # of the element-wise operand
 TO_MEMORY = 2
 BURST_16 = 15
 DEPTHWISE_MODE = 3
@@ -37,10 +38,7 @@ def emit_dpu(tile: ConvTile) -> Iterator[Command]:
     yield DPU.BN_ALU_CFG()
     yield DPU.BN_MUL_CFG()
     yield DPU.BN_RELUX_CMP_VALUE()
-    yield DPU.EW_CFG(ew_relu_bypass=1, ew_op_cvt_bypass=1, ew_lut_bypass=1, ew_op_bypass=1, ew_bypass=1)
-    yield DPU.EW_CVT_OFFSET_VALUE()
-    yield DPU.EW_CVT_SCALE_VALUE(ew_op_cvt_scale=1)
-    yield DPU.EW_RELUX_CMP_VALUE()
+    yield from emit_elementwise_stage(tile)
     yield DPU.OUT_CVT_OFFSET(out_cvt_offset=layer.requantize.offset)
     yield DPU.OUT_CVT_SCALE(out_cvt_scale=layer.requantize.multiplier)
     yield DPU.OUT_CVT_SHIFT(out_cvt_shift=layer.requantize.shift)
@@ -67,6 +65,28 @@ def emit_bias_stage(tile: ConvTile) -> Iterator[Command]:
     size_e = SURFACES_PER_GROUP[layer.depthwise] - 1
     yield DPU.BS_OW_CFG(size_e_2=size_e, size_e_1=size_e, size_e_0=size_e)
     yield DPU.BS_OW_OP(ow_op=-layer.weight_zero_point)
+
+
+def emit_elementwise_stage(tile: ConvTile) -> Iterator[Command]:
+    """EW: bypassed, or adds an operand of 8 bits that its converter brings to the accumulator's scale (npu.md §5.4a)."""
+    addend = tile.layer.addend
+    if addend is None:
+        yield DPU.EW_CFG(ew_relu_bypass=1, ew_op_cvt_bypass=1, ew_lut_bypass=1, ew_op_bypass=1, ew_bypass=1)
+        yield DPU.EW_CVT_OFFSET_VALUE()
+        yield DPU.EW_CVT_SCALE_VALUE(ew_op_cvt_scale=1)
+    else:
+        yield DPU.EW_CFG(
+            ew_cvt_type=ADD_FIRST,
+            ew_data_mode=PER_PIXEL,
+            edata_size=EIGHT_BITS,
+            ew_alu_algo=ADD,
+            ew_relu_bypass=1,
+            ew_lut_bypass=1,
+            ew_op_src=FROM_MEMORY,
+        )
+        yield DPU.EW_CVT_OFFSET_VALUE(ew_op_cvt_offset=addend.offset)
+        yield DPU.EW_CVT_SCALE_VALUE(ew_op_cvt_shift=addend.shift, ew_op_cvt_scale=addend.multiplier)
+    yield DPU.EW_RELUX_CMP_VALUE()
 
 
 def emit_no_lut() -> Iterator[Command]:

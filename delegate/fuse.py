@@ -1,0 +1,103 @@
+"""Additions that a convolution can do on its way out, where that is sound.
+
+Fused, the convolution's result is neither rounded nor clamped to 8 bits before the sum, as TFLite does. So an addition is
+fused only if a bound over all inputs shows that the clamp never acts and that the rounding left out, the operand converter
+(whose rounding is not known: S-167) and the multipliers together stay below one output step. Elsewhere it stays a layer of
+its own (docs/decisions/0002-addition.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from delegate.errors import CompileError
+from delegate.hw.layout import surface_rows
+from delegate.hw.soc import Soc
+from delegate.ir import Addend, Convolution, Graph, Tensor
+from delegate.quantize import INT8_HIGH, INT8_LOW, factor, operand_gain, requantize, zero_point
+
+LARGEST_ERROR = 0.45  # output steps, as for additions that are a layer of their own
+FEWEST_ATOMS = 12  # of a surface; fewer gave wrong sums (S-111)
+
+
+def fuse_additions(layers: Sequence[Convolution], graph: Graph, soc: Soc) -> list[Convolution]:
+    """The layers with every addition folded into the convolution behind it that allows it."""
+    result = list(layers)
+    for layer in layers:
+        if layer.operator != "ADD" or len(layer.inputs) != 2:
+            continue
+        for tensor, other in (layer.inputs, layer.inputs[::-1]):
+            producer = sole_producer(tensor, other, layer, result, graph)
+            fused = fuse(producer, layer, other, soc) if producer else None
+            if producer and fused:
+                result[result.index(producer)] = fused
+                result.remove(layer)
+                break
+    return result
+
+
+def sole_producer(
+    tensor: Tensor, other: Tensor, addition: Convolution, layers: Sequence[Convolution], graph: Graph
+) -> Convolution | None:
+    """The convolution that writes ``tensor`` for the addition alone, when ``other`` is there before it runs."""
+    writers = {layer.output.index: position for position, layer in enumerate(layers)}
+    if tensor.index not in writers or writers.get(other.index, -1) > writers[tensor.index] or tensor.index in graph.outputs:
+        return None
+    readers = [layer for layer in layers if any(t.index == tensor.index for t in read_by(layer))]
+    return layers[writers[tensor.index]] if readers == [addition] else None
+
+
+def read_by(layer: Convolution) -> tuple[Tensor, ...]:
+    """All tensors that a layer reads."""
+    return (*layer.inputs, layer.addend.tensor) if layer.addend else layer.inputs
+
+
+def fuse(producer: Convolution, addition: Convolution, other: Tensor, soc: Soc) -> Convolution | None:
+    """The producer with the addition in it, or None where that is not sound."""
+    middle, output = producer.output, addition.output
+    assert middle.quant is not None and output.quant is not None and other.quant is not None
+    atoms = surface_rows(output.shape[1], soc) * output.shape[2]
+    plain = not (producer.depthwise or producer.relu or producer.relu_limit or producer.addend)  # S-214
+    if not plain or addition.relu or addition.relu_limit is not None or atoms < FEWEST_ATOMS:
+        return None
+    if saturates(producer):
+        return None
+    scale_out = float(output.quant.scale[0])
+    offset = zero_point(other.quant, other.dtype)
+    try:
+        converter = requantize(producer.accumulator_scale / scale_out, addition.requantize.offset)
+        multiplier, shift = operand_gain(float(other.quant.scale[0]) / producer.accumulator_scale)
+    except CompileError:
+        return None
+    low, high = accumulator_bounds(producer)
+    reach = max(INT8_HIGH - offset, offset - INT8_LOW)
+    gain = multiplier / 2**shift
+    exact = producer.accumulator_scale / scale_out
+    error = 0.5 * float(middle.quant.scale[0]) / scale_out  # the rounding that is left out
+    error += max(-low, high) * abs(factor(converter) - exact)
+    error += abs(gain * factor(converter) - float(other.quant.scale[0]) / scale_out) * reach
+    error += factor(converter)  # the operand converter's rounding, whichever it is
+    if error > LARGEST_ERROR:
+        return None
+    addend = Addend(other, -offset, multiplier, shift)
+    return replace(producer, output=output, requantize=converter, addend=addend)
+
+
+def accumulator_bounds(layer: Convolution) -> tuple[int, int]:
+    """(lowest, highest) accumulator over all inputs and all output channels, padding included."""
+    weight = layer.weight.astype(np.int64) - layer.weight_zero_point
+    axes = (0, 1, 2) if layer.depthwise else (1, 2, 3)
+    positive = np.maximum(weight, 0).sum(axis=axes)
+    negative = np.minimum(weight, 0).sum(axis=axes)
+    bias = layer.bias + layer.input_zero_point * (positive + negative)  # of inputs less their zero point
+    up, down = INT8_HIGH - layer.input_zero_point, INT8_LOW - layer.input_zero_point
+    return int((bias + positive * down + negative * up).min()), int((bias + positive * up + negative * down).max())
+
+
+def saturates(layer: Convolution) -> bool:
+    """Whether any input could take the output beyond 8 bits."""
+    low, high = (factor(layer.requantize) * bound + layer.requantize.offset for bound in accumulator_bounds(layer))
+    return low < INT8_LOW - 0.5 or high > INT8_HIGH + 0.5
