@@ -1,7 +1,7 @@
 """Compiled programs on disk: keyed by content, checksummed, written atomically, bounded in size, never trusted.
 
-A file is magic, sha256 of the rest, length of the header, header (JSON), arrays. Whatever is wrong with it, the answer is
-"not cached" with a reason, and the program is compiled again.
+A file is magic, sha256 of the rest, length of the header, header (JSON), arrays. Whatever is wrong with it, the answer
+is "not cached" with a reason, and the program is compiled again.
 """
 
 from __future__ import annotations
@@ -57,11 +57,22 @@ def key(graph: Graph, soc: Soc, full_chains: bool) -> str:
         "inputs": graph.inputs,
         "outputs": graph.outputs,
         "nodes": [
-            [node.index, node.op, [t.index if t else -1 for t in node.inputs], [t.index for t in node.outputs], dict(node.params)]
+            [
+                node.index,
+                node.op,
+                [t.index if t else -1 for t in node.inputs],
+                [t.index for t in node.outputs],
+                dict(node.params),
+            ]
             for node in graph.nodes
         ],
         "tensors": [
-            [t.index, t.shape, t.dtype, [t.quant.scale.tolist(), t.quant.zero_point.tolist(), t.quant.axis] if t.quant else None]
+            [
+                t.index,
+                t.shape,
+                t.dtype,
+                [t.quant.scale.tolist(), t.quant.zero_point.tolist(), t.quant.axis] if t.quant else None,
+            ]
             for t in tensors.values()
         ],
     }
@@ -74,7 +85,9 @@ def key(graph: Graph, soc: Soc, full_chains: bool) -> str:
 
 def serialize(program: Program) -> bytes:
     """A program as bytes; deserialize() is the way back."""
-    arrays: list[npt.NDArray[Any]] = [np.array([[r.task, r.word, r.buffer, r.offset] for r in program.relocations], "<i8")]
+    arrays: list[npt.NDArray[Any]] = [
+        np.array([[r.task, r.word, r.buffer, r.offset] for r in program.relocations], "<i8")
+    ]
     arrays += [task.words for task in program.tasks]
     arrays += [buffer.data for buffer in program.buffers if buffer.data is not None]
     header = {
@@ -179,7 +192,7 @@ def load(folder: Path, name: str) -> Program | None:
 
 
 def store(folder: Path, name: str, program: Program, limit: int) -> None:
-    """Writes an entry in one step and deletes the least recently used ones beyond ``limit`` bytes; raises CacheError."""
+    """Writes an entry in one step; deletes the least recently used ones beyond ``limit`` bytes. Raises CacheError."""
     data = serialize(program)
     if len(data) > limit:
         raise CacheError(f"program of {len(data)} bytes exceeds the cache's limit of {limit} bytes")

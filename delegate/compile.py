@@ -40,7 +40,9 @@ def compile_graph(graph: Graph, soc: Soc, full_chains: bool = False) -> Program:
     job = Job(
         tasks=tasks,
         chains=chains(tasks, layers, soc.largest_chain, full_chains),
-        reads=tuple(index for index, buffer in enumerate(buffers) if buffer.role == "input" and not written(index, tiles)),
+        reads=tuple(
+            index for index, buffer in enumerate(buffers) if buffer.role == "input" and not written(index, tiles)
+        ),
         writes=tuple(index for index, buffer in enumerate(buffers) if written(index, tiles)),
     )
     return Program(
@@ -108,10 +110,10 @@ def describe(layer: Convolution) -> str:
     """A layer in a line, for reports."""
     _, height, width, channels = layer.inputs[0].shape
     _, output_height, output_width, output_channels = layer.output.shape
-    kernel = f"{layer.weight.shape[1]}x{layer.weight.shape[2]}"
+    marks = [", depthwise" * layer.depthwise, ", addition fused" * (layer.addend is not None)]
     return (
-        f"{height}x{width}x{channels} -> {output_height}x{output_width}x{output_channels}, {kernel}, "
-        f"stride {layer.stride[0]}x{layer.stride[1]}{', depthwise' if layer.depthwise else ''}{', addition fused' if layer.addend else ''}"
+        f"{height}x{width}x{channels} -> {output_height}x{output_width}x{output_channels}, "
+        f"{layer.weight.shape[1]}x{layer.weight.shape[2]}, stride {layer.stride[0]}x{layer.stride[1]}{''.join(marks)}"
     )
 
 
@@ -187,8 +189,7 @@ def emit(tiles: Sequence[Sequence[ConvTile]], soc: Soc) -> tuple[tuple[Task, ...
     """(tasks, relocations, the buffer for the streams); each task's tail leads to the next."""
     streams: list[tuple[Words, list[tuple[int, Place]], int]] = []
     for layer, group in enumerate(tiles):
-        for part in group:
-            streams.append((*assemble(emit_convolution(part), FIRE_CONVOLUTION), layer))
+        streams += [(*assemble(emit_convolution(part), FIRE_CONVOLUTION), layer) for part in group]
     relocations: list[Relocation] = []
     offset = 0  # bytes, of the stream in the regcmd buffer
     for index, (words, places, _) in enumerate(streams):

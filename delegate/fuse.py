@@ -1,9 +1,9 @@
 """Additions that a convolution can do on its way out, where that is sound.
 
-Fused, the convolution's result is neither rounded nor clamped to 8 bits before the sum, as TFLite does. So an addition is
-fused only if a bound over all inputs shows that the clamp never acts and that the rounding left out, the operand converter
-(whose rounding is not known: S-167) and the multipliers together stay below one output step. Elsewhere it stays a layer of
-its own (docs/decisions/0002-addition.md).
+Fused, the convolution's result is neither rounded nor clamped to 8 bits before the sum, as TFLite does. So an addition
+is fused only if a bound over all inputs shows that the clamp never acts and that the rounding left out, the operand
+converter (whose rounding is not known: S-167) and the multipliers together stay below half an output step. Elsewhere it
+stays a layer of its own (docs/decisions/0002-addition.md).
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ def sole_producer(
 ) -> Convolution | None:
     """The convolution that writes ``tensor`` for the addition alone, when ``other`` is there before it runs."""
     writers = {layer.output.index: position for position, layer in enumerate(layers)}
-    if tensor.index not in writers or writers.get(other.index, -1) > writers[tensor.index] or tensor.index in graph.outputs:
+    if (
+        tensor.index not in writers
+        or writers.get(other.index, -1) > writers[tensor.index]
+        or tensor.index in graph.outputs
+    ):
         return None
     readers = [layer for layer in layers if any(t.index == tensor.index for t in read_by(layer))]
     return layers[writers[tensor.index]] if readers == [addition] else None

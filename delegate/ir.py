@@ -97,10 +97,10 @@ class Addend:
 class Convolution:
     """One pass CNA -> CORE -> DPU.
 
-    out[y,x,k] = requantize(bias[k] + sum over i,j,c of in[y*sy+i-top, x*sx+j-left, c] * (weight[k,i,j,c] - weight_zero_point))
+    out[y,x,k] = requantize(bias[k] + sum over i,j,c of in[y*sy+i-top, x*sx+j-left, c] * (weight[k,i,j,c] - zw))
 
-    ``bias`` already holds the input's zero point. ``inputs`` are the cubes that are read as one, behind each other in
-    channels; ``weight`` has the channels of all of them. A depthwise weight has one kernel.
+    zw is ``weight_zero_point``; ``bias`` already holds the input's zero point. ``inputs`` are the cubes that are read as
+    one, behind each other in channels; ``weight`` has the channels of all of them. A depthwise weight has one kernel.
     """
 
     node: int  # index of the node in the partition

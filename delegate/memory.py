@@ -1,4 +1,4 @@
-"""Where tensors lie: cubes of all tensors of a partition in buffers, those that live at different times in one place."""
+"""Where tensors lie: all tensors of a partition as cubes in buffers, sharing memory where lifetimes allow."""
 
 from __future__ import annotations
 
@@ -116,7 +116,11 @@ def allocate(graph: Graph, layers: Sequence[Convolution], soc: Soc, first_buffer
     cubes: dict[int, Cube] = {}
     buffers: list[Buffer] = []
     inner: list[Block] = []
-    surfaces = {tensor.index: surfaces_needed(tensor, layers, soc) for block in blocks_of(graph, layers) for tensor in block.tensors}
+    surfaces = {
+        tensor.index: surfaces_needed(tensor, layers, soc)
+        for block in blocks_of(graph, layers)
+        for tensor in block.tensors
+    }
 
     def place(block: Block, buffer: int, offset: int) -> None:
         for tensor in block.tensors:

@@ -19,3 +19,43 @@ def refusals(node: Node, graph: Graph, soc: Soc) -> tuple[str, ...]:
         if not rule.holds(node, soc):
             return (f"not so that {rule.text}",)
     return ()
+
+
+def partitions(graph: Graph, soc: Soc) -> list[Graph]:
+    """The partitions that TFLite makes of the accepted nodes, for tools that run without an interpreter.
+
+    TFLite's way: nodes are gathered in turns, refused and accepted ones; in a turn come all nodes of one kind whose
+    inputs are ready. Each turn of accepted nodes is a partition.
+    """
+    waiting = list(graph.nodes)
+    ready = {tensor.index for tensor in graph.tensors.values() if tensor.data is not None} | set(graph.inputs)
+    accepted = {node.index for node in graph.nodes if not refusals(node, graph, soc)}
+    result: list[Graph] = []
+    npu = bool(waiting) and waiting[0].index in accepted
+    idle = 0  # turns in a row in which nothing was ready: two mean a graph that reads what nobody writes
+    while waiting and idle < 2:
+        turn: list[Node] = []
+        for node in waiting:
+            fed = all(tensor is None or tensor.index in ready for tensor in node.inputs)
+            if fed and (node.index in accepted) == npu:
+                turn.append(node)
+                ready |= {tensor.index for tensor in node.outputs}
+        waiting = [node for node in waiting if node not in turn]
+        if npu and turn:
+            result.append(partition(graph, turn))
+        idle = 0 if turn else idle + 1
+        npu = not npu
+    return result
+
+
+def partition(graph: Graph, nodes: list[Node]) -> Graph:
+    """The nodes as a graph of their own; its outputs are what others read, or nobody."""
+    written = {tensor.index for node in nodes for tensor in node.outputs}
+    read = [tensor for node in nodes for tensor in node.inputs if tensor is not None and tensor.data is None]
+    inside = {node.index for node in nodes}
+    outside = {t.index for node in graph.nodes if node.index not in inside for t in node.inputs if t is not None}
+    read_inside = {tensor.index for tensor in read}
+    inputs = tuple(dict.fromkeys(tensor.index for tensor in read if tensor.index not in written))
+    wanted = outside | set(graph.outputs)
+    outputs = tuple(index for index in sorted(written) if index in wanted or index not in read_inside)
+    return Graph(graph.tensors, tuple(nodes), inputs, outputs)

@@ -66,12 +66,14 @@ def requantize(real: float, offset: int) -> Requantize:
         multiplier, exponent = multiplier >> 1, exponent + 1
     shift = MULTIPLIER_BITS - exponent
     if not 1 <= shift <= LARGEST_SHIFT:
-        raise CompileError(f"requantization factor {real} needs a shift of {shift}, the converter has 1 to {LARGEST_SHIFT}")
+        raise CompileError(
+            f"requantization factor {real} needs a shift of {shift}, the converter has 1 to {LARGEST_SHIFT}"
+        )
     return Requantize(multiplier, shift, offset)
 
 
 def operand_gain(real: float) -> tuple[int, int]:
-    """(multiplier, shift) of the element-wise unit's operand converter for a real gain (npu.md §5.4); raises CompileError."""
+    """(multiplier, shift) of the element-wise operand converter for a real gain (npu.md §5.4); raises CompileError."""
     converter = requantize(real, 0)
     return converter.multiplier, converter.shift
 
@@ -166,7 +168,10 @@ def addition_weights(
     """
     best: AdditionWeights | None = None
     for candidate in range(1, INT8_HIGH + 1):
-        for a, b in ((candidate, round(candidate * scale_b / scale_a)), (round(candidate * scale_a / scale_b), candidate)):
+        for a, b in (
+            (candidate, round(candidate * scale_b / scale_a)),
+            (round(candidate * scale_a / scale_b), candidate),
+        ):
             if not (1 <= a <= INT8_HIGH and 1 <= b <= INT8_HIGH):
                 continue
             share_a = scale_a * reach_a / (scale_a * reach_a + scale_b * reach_b)

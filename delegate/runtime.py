@@ -1,4 +1,4 @@
-"""One compiled partition on a device: compile or load, place and relocate once; pack, submit, wait, unpack per invoke."""
+"""One compiled partition on a device: compile or load and place once; per invoke pack, submit, wait, unpack."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def parts(total: int, count: int) -> list[range]:
 
 
 def row_parts(layer: Convolution, shape: Geometry, rows: int) -> int | None:
-    """The fewest slices of output rows that each read at most ``rows`` input rows; None if one output row needs more."""
+    """The fewest slices of output rows reading at most ``rows`` input rows each; None if one output row needs more."""
     most = LARGEST_ATOMICS // shape.output_width
     if rows >= shape.input_height and shape.output_height <= most:
         return 1
@@ -121,7 +121,9 @@ def plans(layer: Convolution, shape: Geometry, soc: Soc) -> Iterator[Plan]:
             passes = 1 if layer.depthwise else channel_parts  # times that a feature is read
             feature_bytes = read * shape.input_width * shape.input_channels * passes
             weight_bytes = groups * group_bytes * (1 if reuse else count)
-            yield Plan(part_groups, count, feature_banks, soc.cbuf_banks - feature_banks, reuse, feature_bytes + weight_bytes)
+            yield Plan(
+                part_groups, count, feature_banks, soc.cbuf_banks - feature_banks, reuse, feature_bytes + weight_bytes
+            )
 
 
 def kernel_bytes_per_channel(layer: Convolution, shape: Geometry) -> int:
@@ -131,11 +133,13 @@ def kernel_bytes_per_channel(layer: Convolution, shape: Geometry) -> int:
 
 def choose(layer: Convolution, shape: Geometry, soc: Soc) -> Plan:
     """The cut with the least traffic; raises CompileError when none fits."""
-    found = min(plans(layer, shape, soc), key=lambda plan: (plan.traffic, plan.row_parts, -plan.part_groups), default=None)
+    found = min(
+        plans(layer, shape, soc), key=lambda plan: (plan.traffic, plan.row_parts, -plan.part_groups), default=None
+    )
     if found is None:
         raise CompileError(
-            f"{layer.operator} {layer.inputs[0].shape} -> {layer.output.shape}: {shape.kernel_height} input rows and one kernel "
-            f"group do not fit the {soc.cbuf_banks} CBUF banks"
+            f"{layer.operator} {layer.inputs[0].shape} -> {layer.output.shape}: {shape.kernel_height} input rows and "
+            f"one kernel group do not fit the {soc.cbuf_banks} CBUF banks"
         )
     return found
 
@@ -147,7 +151,14 @@ def part_of(cube: Cube, channel: int, rows: range, shape: Geometry, soc: Soc) ->
 
 
 def tile(
-    layer: Convolution, channels: int, feature: Cube, output: Cube, addend: Cube | None, weight: Place, bias: Place, soc: Soc
+    layer: Convolution,
+    channels: int,
+    feature: Cube,
+    output: Cube,
+    addend: Cube | None,
+    weight: Place,
+    bias: Place,
+    soc: Soc,
 ) -> list[ConvTile]:
     """A layer as tiles: output channels outside, rows inside, so that weights stay in the CBUF between slices of rows.
 
@@ -186,13 +197,16 @@ def tile(
                     feature_banks=plan.feature_banks,
                     weight_banks=plan.weight_banks,
                     weights_resident=plan.reuse and index > 0,
-                    feature=feature.place + (read_start // soc.atom_bytes * feature.surface_bytes + rows.start * row_bytes),
+                    feature=feature.place
+                    + (read_start // soc.atom_bytes * feature.surface_bytes + rows.start * row_bytes),
                     weight=weight + start * per_channel,
                     bias=bias + start * 4,
                     output=part_of(output, start, outputs, shape, soc),
                     addend=part_of(addend, start, outputs, shape, soc) if addend else None,
                     addend_surface=addend.surface_bytes // soc.atom_bytes if addend else 0,
-                    addend_skip=addend.surface_bytes // soc.atom_bytes - len(outputs) * shape.output_width if addend else 0,
+                    addend_skip=addend.surface_bytes // soc.atom_bytes - len(outputs) * shape.output_width
+                    if addend
+                    else 0,
                 )
             )
     return tiles

@@ -84,7 +84,7 @@ def store(tensor: Tensor, real: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def evaluate(layer: Convolution, images: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """A layer by its definition, in loops over the window: int8 (height, width, channels) of each input → of the output."""
+    """A layer by its definition, in loops over the window; int8 (height, width, channels), inputs and output."""
     image = np.concatenate(images, axis=2).astype(np.int64)
     top, bottom, left, right = layer.padding
     padded = np.pad(image, ((top, bottom), (left, right), (0, 0)), constant_values=layer.input_zero_point)
@@ -92,7 +92,10 @@ def evaluate(layer: Convolution, images: list[np.ndarray[Any, Any]]) -> np.ndarr
     weight = layer.weight.astype(np.int64) - layer.weight_zero_point
     accumulator = np.broadcast_to(layer.bias.astype(np.int64), (rows, columns, kernels)).copy()
     for y, x in np.ndindex(layer.weight.shape[1:3]):
-        window = padded[y:, x:][: (rows - 1) * layer.stride[0] + 1 : layer.stride[0], : (columns - 1) * layer.stride[1] + 1 : layer.stride[1]]
+        window = padded[y:, x:][
+            : (rows - 1) * layer.stride[0] + 1 : layer.stride[0],
+            : (columns - 1) * layer.stride[1] + 1 : layer.stride[1],
+        ]
         accumulator += window * weight[0, y, x] if layer.depthwise else window @ weight[:, y, x].T
     # bias has the input's zero point times the weights folded in; the sum above took raw inputs
     if layer.relu or layer.relu_limit is not None:
@@ -100,5 +103,7 @@ def evaluate(layer: Convolution, images: list[np.ndarray[Any, Any]]) -> np.ndarr
     if layer.relu_limit is not None:
         accumulator = np.minimum(accumulator, layer.relu_limit)
     product = accumulator * layer.requantize.multiplier
-    rounded = np.array([round_shift(int(p), layer.requantize.shift) for p in product.reshape(-1)]).reshape(product.shape)
+    rounded = np.array([round_shift(int(p), layer.requantize.shift) for p in product.reshape(-1)]).reshape(
+        product.shape
+    )
     return np.clip(rounded + layer.requantize.offset, -128, 127)

@@ -100,13 +100,13 @@ def test_chains_end_where_a_task_reads_what_one_before_wrote() -> None:
     """The order of such a pair within a chain is in doubt (C-4); full chains are an option."""
     model = small_graph()
     safe, full = compile_graph(model, RK3588), compile_graph(model, RK3588, full_chains=True)
-    assert safe.jobs[0].chains == (range(0, 1), range(1, 2), range(2, 3))
-    assert full.jobs[0].chains == (range(0, 3),)
+    assert safe.jobs[0].chains == (range(1), range(1, 2), range(2, 3))
+    assert full.jobs[0].chains == (range(3),)
     source = feature(0, 8, 8, 64)
     first, a = convolution(1, source, 64)
     second, b = convolution(2, source, 64)
     independent = compile_graph(graph([first, second], [source], [a, b]), RK3588)
-    assert independent.jobs[0].chains == (range(0, 2),)
+    assert independent.jobs[0].chains == (range(2),)
 
 
 def test_a_buffer_is_never_read_and_written_list_wise() -> None:

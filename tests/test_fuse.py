@@ -1,4 +1,4 @@
-"""Fused additions: done where the bound allows it, on either side, within one step of the two-step result; else left alone."""
+"""Fused additions: done on either side where the bound allows it, and then within one step; else left alone."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def run_fused(layer: Convolution, image: np.ndarray[Any, Any], operand: np.ndarr
     assert layer.addend is not None
     accumulator = image @ layer.weight[:, 0, 0].astype(np.int64).T + layer.bias
     products = (operand + layer.addend.offset) * layer.addend.multiplier
-    total = accumulator + np.array([round_shift(int(p), layer.addend.shift) for p in products.reshape(-1)]).reshape(products.shape)
+    total = accumulator + np.array([round_shift(int(p), layer.addend.shift) for p in products.reshape(-1)]).reshape(
+        products.shape
+    )
     scaled = [round_shift(int(v) * layer.requantize.multiplier, layer.requantize.shift) for v in total.reshape(-1)]
     return np.clip(np.array(scaled).reshape(total.shape) + layer.requantize.offset, -128, 127)
 

@@ -1,4 +1,4 @@
-"""Allocation: tensors alive together never overlap, cubes hold what is written, inputs of an addition lie surfaces apart."""
+"""Allocation: what lives together never overlaps, cubes hold what is written, operands lie surfaces apart."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ graphs = st.builds(
 def test_living_tensors_do_not_overlap(model: Graph) -> None:
     layers = separate(lower(model, RK3588), first_free=1000)
     allocation = allocate(model, layers, RK3588, 2)
-    birth: dict[int, int] = {index: -1 for index in model.inputs}
-    death: dict[int, int] = {index: -1 for index in model.inputs}
+    birth: dict[int, int] = dict.fromkeys(model.inputs, -1)
+    death: dict[int, int] = dict.fromkeys(model.inputs, -1)
     for time, layer in enumerate(layers):
         birth[layer.output.index] = time
         death[layer.output.index] = time

@@ -94,7 +94,7 @@ def test_tiles_cover_and_fit(layer: Convolution) -> None:
         cells = {(first_channel * 16, row) for row in range(first_row, first_row + part.output_height)}
         assert not covered & cells
         covered |= cells
-        # rows: the first window starts at the slice's first row, less the padding; the last ends inside or at the border
+        # rows: the first window starts at the slice's first row, less the padding; the last ends within the slice
         in_row = part.feature.offset % pitch // (part.input_width * 16)
         assert in_row - part.padding_top == first_row * layer.stride[0] - layer.padding[0]
         last = (first_row + part.output_height - 1) * layer.stride[0] - layer.padding[0] + layer.weight.shape[1]

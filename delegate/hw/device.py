@@ -61,7 +61,7 @@ DEVICES = ("auto", "simulator", "rocket", "rknpu")
 
 
 def open_device(name: str, cores: int = 1) -> Device:
-    """Opens a device by name; ``auto`` takes the simulator. ``cores``: how many NPU cores may run jobs at once (1 to 3).
+    """Opens a device by name; ``auto`` takes the simulator. ``cores``: how many NPU cores may run jobs (1 to 3).
 
     Raises DeviceError for a name that is not in DEVICES, or a device that is not there.
     """

@@ -47,8 +47,8 @@ def fits_cbuf(rows: int, width: int, channels: int, group_bytes: int, soc: Soc) 
 
 
 def cube_view(memory: Bytes, port: Port) -> npt.NDArray[np.uint8]:
-    """The cube of a port in its buffer's memory: uint8 (surfaces, rows, width, 16); rows below the height are padding."""
-    _, height, width, _ = port.shape
+    """The cube of a port in its buffer's memory: uint8 (surfaces, rows, width, 16); rows beyond the height pad it."""
+    width = port.shape[2]
     atom = 16
     rows = port.surface_bytes // (width * atom)
     flat = memory[port.offset : port.offset + port.surfaces * port.surface_bytes]
@@ -111,7 +111,7 @@ def pack_weights(weight: Int8, soc: Soc, fill: int) -> Bytes:
 
 
 def pack_depthwise_weights(weight: Int8, soc: Soc, fill: int) -> Bytes:
-    """Weights of a depthwise convolution: int8 (1, height, width, channels) → [C/64][H][W][64], filled up with ``fill``."""
+    """Weights of a depthwise convolution: int8 (1, height, width, channels) → [C/64][H][W][64]."""
     _, height, width, channels = weight.shape
     group = soc.depthwise_group
     padded = np.full((height, width, align(channels, group)), fill, np.int8)

@@ -34,7 +34,9 @@ class Bits:
 
     def encode(self, value: int) -> int:
         """The bits of ``value`` in place; raises RegisterError if it does not fit (silicon would wrap it, S-79)."""
-        lowest, highest = (-(1 << (self.width - 1)), (1 << (self.width - 1)) - 1) if self.signed else (0, (1 << self.width) - 1)
+        lowest, highest = (
+            (-(1 << (self.width - 1)), (1 << (self.width - 1)) - 1) if self.signed else (0, (1 << self.width) - 1)
+        )
         if not lowest <= value <= highest:
             raise RegisterError(f"value {value} does not fit in bits {self.high}:{self.low} ({lowest} to {highest})")
         return (value << self.low) & self.mask
@@ -91,7 +93,9 @@ class Register:
     def decode(self, value: int) -> dict[str, int]:
         """All fields of a 32-bit value by name; raises RegisterError for a set bit that has no name."""
         if value & ~self.known_mask:
-            raise RegisterError(f"{self.full_name} = {value:#010x} sets bits {value & ~self.known_mask:#010x}, which have no name")
+            raise RegisterError(
+                f"{self.full_name} = {value:#010x} sets bits {value & ~self.known_mask:#010x}, which have no name"
+            )
         return {label: bits.decode(value) for label, bits in self.fields.items()}
 
     def __call__(self, **values: int) -> int:
@@ -100,7 +104,7 @@ class Register:
 
 
 class Block:
-    """A block of the NPU: the class attributes are its registers. ``target`` is the block number of its command words."""
+    """A block of the NPU: its class attributes are its registers, ``target`` is its number in command words."""
 
     target: ClassVar[int]
     by_offset: ClassVar[dict[int, Register]]

@@ -126,11 +126,16 @@ def check(program: Program) -> None:
 
     demand(all(0 < buffer.size < 2**32 for buffer in buffers), "a buffer is empty or larger than 4 GiB")
     demand(all(b.data is None or b.data.size == b.size for b in buffers), "a buffer's data has not the buffer's size")
-    demand(sum(buffer.role == "regcmd" for buffer in buffers) == 1, "there is not exactly one buffer for command streams")
+    demand(
+        sum(buffer.role == "regcmd" for buffer in buffers) == 1, "there is not exactly one buffer for command streams"
+    )
     for job in program.jobs:
         covered = [index for chain in job.chains for index in chain]
         demand(covered == list(range(len(job.tasks))), "chains do not cover a job's tasks in order")
-        demand(all(0 <= index < len(buffers) for index in (*job.reads, *job.writes)), "a job names a buffer that is not there")
+        demand(
+            all(0 <= index < len(buffers) for index in (*job.reads, *job.writes)),
+            "a job names a buffer that is not there",
+        )
         demand(not set(job.reads) & set(job.writes), "a buffer is both read and written by a job")
     demand(all(0 <= task.layer < len(program.layers) for task in tasks), "a task belongs to no layer")
     for r in program.relocations:
@@ -139,8 +144,11 @@ def check(program: Program) -> None:
     for port in (*program.inputs, *program.outputs):
         demand(0 <= port.buffer < len(buffers), f"port of tensor {port.tensor}: no such buffer")
         end = port.offset + port.surfaces * port.surface_bytes
-        demand(0 <= port.offset and end <= buffers[port.buffer].size, f"port of tensor {port.tensor} leaves its buffer")
+        demand(port.offset >= 0 and end <= buffers[port.buffer].size, f"port of tensor {port.tensor} leaves its buffer")
         _, height, width, channels = port.shape
         fits = 0 < height * width * 16 <= port.surface_bytes and 0 < channels <= 16 * port.surfaces
-        demand(fits and port.surface_bytes % (width * 16) == 0, f"port of tensor {port.tensor}: shape does not fit its cube")
+        demand(
+            fits and port.surface_bytes % (width * 16) == 0,
+            f"port of tensor {port.tensor}: shape does not fit its cube",
+        )
         demand(port.dtype in ("int8", "uint8"), f"port of tensor {port.tensor}: dtype {port.dtype}")

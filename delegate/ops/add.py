@@ -9,11 +9,20 @@ from __future__ import annotations
 import numpy as np
 
 from delegate import quantize
+from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Soc
 from delegate.ir import Convolution, Node, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, ONE_IMAGE, SAME_DTYPE, SCALES_POSITIVE, computed_inputs
+from delegate.ops.rules import (
+    ACTIVATION,
+    EXTENT,
+    FEATURES_8_BIT,
+    ONE_IMAGE,
+    SAME_DTYPE,
+    SCALES_POSITIVE,
+    computed_inputs,
+)
 
 # With an error below this, the result is within 1 of TFLite's, whose own arithmetic is exact to 2**-20 of a step.
 LARGEST_ERROR = 0.45  # output steps
@@ -42,7 +51,7 @@ def weights(node: Node) -> quantize.AdditionWeights:
 def ratio_is_exact_enough(node: Node, soc: Soc) -> bool:
     try:
         return weights(node).error <= LARGEST_ERROR
-    except quantize.CompileError:
+    except CompileError:
         return False
 
 
@@ -52,7 +61,7 @@ def clamp_exists(node: Node, soc: Soc) -> bool:
     low, high = quantize.activation_range(node.params["activation"], output.quant, output.dtype)
     try:
         quantize.accumulator_clamp(low, high, weights(node).converter)
-    except quantize.CompileError:
+    except CompileError:
         return False
     return True
 
@@ -82,7 +91,10 @@ def cbuf_fits(node: Node, soc: Soc) -> bool:
         EXTENT,
         SCALES_POSITIVE,
         ACTIVATION,
-        Rule("both operands' channels fit one kernel of 32 KiB", lambda node, soc: both_channels(node, soc) <= soc.kernel_bytes_limit),
+        Rule(
+            "both operands' channels fit one kernel of 32 KiB",
+            lambda node, soc: both_channels(node, soc) <= soc.kernel_bytes_limit,
+        ),
         Rule("a row of both operands fits the CBUF of 384 KiB", cbuf_fits),
         Rule("the scales' ratio is met by weights of 8 bits within 0.45 output steps", ratio_is_exact_enough),
         Rule("output converter can express scale and clamp", clamp_exists),

@@ -6,11 +6,20 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate import quantize
+from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Soc
-from delegate.ir import Convolution, Node, Tensor
+from delegate.ir import Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, ONE_IMAGE, SAME_DTYPE, SCALES_POSITIVE, is_quantized_per_tensor
+from delegate.ops.rules import (
+    ACTIVATION,
+    EXTENT,
+    FEATURES_8_BIT,
+    ONE_IMAGE,
+    SAME_DTYPE,
+    SCALES_POSITIVE,
+    is_quantized_per_tensor,
+)
 
 
 def weight_of(node: Node) -> Tensor:
@@ -41,7 +50,10 @@ def padding_pixels(node: Node) -> tuple[int, int, int, int]:
     assert feature is not None
     stride_y, stride_x = node.params["stride"]
     _, kernel_height, kernel_width, _ = weight_of(node).shape
-    return (*same_padding(feature.shape[1], kernel_height, stride_y), *same_padding(feature.shape[2], kernel_width, stride_x))
+    return (
+        *same_padding(feature.shape[1], kernel_height, stride_y),
+        *same_padding(feature.shape[2], kernel_width, stride_x),
+    )
 
 
 def bias_data(node: Node) -> npt.NDArray[np.int64]:
@@ -96,7 +108,7 @@ def converter_exists(node: Node, soc: Soc) -> bool:
     try:
         converter, low, high = requantization(node)
         quantize.accumulator_clamp(low, high, converter)
-    except quantize.CompileError:
+    except CompileError:
         return False
     return True
 
@@ -125,6 +137,12 @@ CONVOLUTION_RULES = [
 ]
 
 
+def channels_match(node: Node, soc: Soc) -> bool:
+    feature = node.inputs[0]
+    assert feature is not None
+    return feature.shape[3] == weight_of(node).shape[3]
+
+
 def kernel_is_small(node: Node, soc: Soc) -> bool:
     _, height, width, channels = weight_of(node).shape
     return height * width * align(channels, soc.atom_bytes) <= soc.kernel_bytes_limit
@@ -140,7 +158,7 @@ def direct_fits(node: Node, channels: int, soc: Soc) -> bool:
     return fits_cbuf(rows, feature.shape[2], channels, group_bytes, soc)
 
 
-def requantization(node: Node) -> tuple[quantize.Requantize, int, int]:
+def requantization(node: Node) -> tuple[Requantize, int, int]:
     """(converter, clamp low, clamp high) from the scales, as TFLite multiplies and divides them: in double."""
     feature, weight, output = node.inputs[0], weight_of(node), node.outputs[0]
     assert feature is not None and feature.quant is not None and weight.quant is not None and output.quant is not None
@@ -183,13 +201,13 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool) -> Co
     "CONV_2D",
     [
         *CONVOLUTION_RULES,
-        Rule("input and weights have the same channels", lambda node, soc: node.inputs[0].shape[3] == weight_of(node).shape[3]),  # type: ignore[union-attr]
+        Rule("input and weights have the same channels", channels_match),
         Rule("one kernel is at most 32 KiB", kernel_is_small),
         Rule(CBUF_TEXT, lambda node, soc: direct_fits(node, weight_of(node).shape[3], soc)),
     ],
 )
 def conv2d(node: Node, soc: Soc) -> list[Convolution]:
-    """out[y,x,k] = requantize(bias[k] + sum over i,j,c of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (weight[k,i,j,c] - zw)).
+    """out[y,x,k] = requantize(bias[k] + sum over i,j,c of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (w[k,i,j,c] - zw)).
 
     SAME and VALID become explicit padding here; no later stage knows the words.
     """

@@ -39,7 +39,7 @@ def cbuf_fits(node: Node, soc: Soc) -> bool:
 
 
 def spread(weight: npt.NDArray[np.int8], channels: int, zero_point: int) -> npt.NDArray[np.int8]:
-    """Weights (1, H, W, channels * multiplier) as those of a direct convolution (channels * multiplier, H, W, channels).
+    """Weights (1, H, W, channels * multiplier) as those of a direct one (channels * multiplier, H, W, channels).
 
     Output k reads input k // multiplier only; all its other weights are the zero point, which counts as 0. The engine
     has no depth multiplier (npu.md §5.1).
@@ -61,7 +61,7 @@ def spread(weight: npt.NDArray[np.int8], channels: int, zero_point: int) -> npt.
     ],
 )
 def depthwise_conv2d(node: Node, soc: Soc) -> list[Convolution]:
-    """out[y,x,c] = requantize(bias[c] + sum over i,j of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (weight[i,j,c] - zw))."""
+    """out[y,x,c] = requantize(bias[c] + sum over i,j of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (w[i,j,c] - zw))."""
     weight = weight_data(node)
     if node.params["depth_multiplier"] == 1:
         return [convolution(node, weight, depthwise=True)]

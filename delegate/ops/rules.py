@@ -19,7 +19,12 @@ def feature_tensors(node: Node) -> list[Tensor]:
 
 
 def is_quantized_per_tensor(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.dtype in ("int8", "uint8") and tensor.quant is not None and tensor.quant.scale.size == 1
+    return (
+        tensor is not None
+        and tensor.dtype in ("int8", "uint8")
+        and tensor.quant is not None
+        and tensor.quant.scale.size == 1
+    )
 
 
 def same_dtype(node: Node) -> bool:
@@ -33,7 +38,9 @@ FEATURES_8_BIT = Rule(
 SCALES_POSITIVE = Rule(
     "scales are positive numbers",
     lambda node, soc: all(
-        tensor.quant is not None and 0 < float(tensor.quant.scale.min()) and float(tensor.quant.scale.max()) < float("inf")
+        tensor.quant is not None
+        and float(tensor.quant.scale.min()) > 0
+        and float(tensor.quant.scale.max()) < float("inf")
         for tensor in [*node.inputs, *node.outputs]
         if tensor is not None and tensor.dtype in ("int8", "uint8")
     ),

@@ -19,8 +19,17 @@ def make_port(height: int, width: int, channels: int, dtype: str, rows: int, off
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 9), st.integers(1, 9), sizes, st.sampled_from(["int8", "uint8"]), st.integers(0, 3), st.integers(0, 99))
-def test_features_lie_in_surfaces_of_atoms(height: int, width: int, channels: int, dtype: str, extra: int, seed: int) -> None:
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    sizes,
+    st.sampled_from(["int8", "uint8"]),
+    st.integers(0, 3),
+    st.integers(0, 99),
+)
+def test_features_lie_in_surfaces_of_atoms(
+    height: int, width: int, channels: int, dtype: str, extra: int, seed: int
+) -> None:
     """Element (c, y, x) at (c / 16) * pitch + (y * W + x) * 16 + c % 16 (npu.md §3.1); uint8 less 128 (S-34)."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (1, height, width, channels)).astype(np.uint8).view(dtype)

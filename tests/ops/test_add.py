@@ -27,7 +27,14 @@ def refused(node: Node) -> tuple[str, ...]:
     st.integers(-128, 127), st.sampled_from(["NONE", "RELU", "RELU6"]), st.sampled_from(["int8", "uint8"]),
 )  # fmt: skip
 def test_every_pair_of_values_is_within_one(
-    scale_a: float, scale_b: float, scale_out: float, zero_a: int, zero_b: int, zero_out: int, activation: str, dtype: str
+    scale_a: float,
+    scale_b: float,
+    scale_out: float,
+    zero_a: int,
+    zero_b: int,
+    zero_out: int,
+    activation: str,
+    dtype: str,
 ) -> None:
     offset = domain_offset(dtype)
     a = feature(1, 256, 256, 1, dtype, scale_a, zero_a + offset)
@@ -39,7 +46,10 @@ def test_every_pair_of_values_is_within_one(
     (layer,) = OPERATORS["ADD"].lower(node, RK3588)
     info = np.iinfo(dtype)
     values = np.arange(info.min, info.max + 1)
-    images = [np.broadcast_to(values[:, None, None], (256, 256, 1)), np.broadcast_to(values[None, :, None], (256, 256, 1))]
+    images = [
+        np.broadcast_to(values[:, None, None], (256, 256, 1)),
+        np.broadcast_to(values[None, :, None], (256, 256, 1)),
+    ]
     real = real_values(a, images[0]) + real_values(b, images[1])
     if activation != "NONE":
         real = np.maximum(real, 0)

@@ -32,7 +32,10 @@ def real_convolution(node: Node, image: np.ndarray[Any, Any]) -> np.ndarray[Any,
     b = bias.data * float(source.quant.scale[0]) * float(weight.quant.scale[0])
     _, rows, columns, channels = node.outputs[0].shape
     result = np.zeros((rows, columns, channels))
-    pads = [same_padding(n, k, s)[0] if node.params["padding"] == "SAME" else 0 for n, k, s in zip(image.shape, w.shape[1:3], node.params["stride"], strict=False)]
+    pads = [
+        same_padding(n, k, s)[0] if node.params["padding"] == "SAME" else 0
+        for n, k, s in zip(image.shape, w.shape[1:3], node.params["stride"], strict=False)
+    ]
     multiplier = node.params.get("depth_multiplier")
     for row, column, i, j in np.ndindex(rows, columns, *w.shape[1:3]):
         y, z = row * node.params["stride"][0] + i - pads[0], column * node.params["stride"][1] + j - pads[1]
@@ -68,7 +71,9 @@ def test_lowering_meets_real_arithmetic(
         height, width = max(height, kernel[0]), max(width, kernel[1])
     offset = domain_offset(dtype)
     source = feature(0, height, width, channels, dtype, 0.03, zero_in + offset)
-    node, output = convolution(1, source, outputs, kernel, stride, padding, depthwise, activation, 0.4, zero_out + offset, seed)
+    node, output = convolution(
+        1, source, outputs, kernel, stride, padding, depthwise, activation, 0.4, zero_out + offset, seed
+    )
     assert refusals(node, graph([node], [source], [output]), RK3588) == ()
     info = np.iinfo(dtype)
     image = np.random.default_rng(seed).integers(info.min, info.max + 1, (height, width, channels)).astype(dtype)
@@ -83,7 +88,14 @@ def test_lowering_meets_real_arithmetic(
 
 def test_a_depth_multiplier_becomes_a_direct_convolution() -> None:
     source = feature(0, 5, 6, 3)
-    wide = Tensor(2, "w", (1, 3, 3, 6), "int8", quant(0.02), np.random.default_rng(1).integers(-127, 128, (1, 3, 3, 6)).astype(np.int8))
+    wide = Tensor(
+        2,
+        "w",
+        (1, 3, 3, 6),
+        "int8",
+        quant(0.02),
+        np.random.default_rng(1).integers(-127, 128, (1, 3, 3, 6)).astype(np.int8),
+    )
     bias = Tensor(3, "b", (6,), "int32", quant(), np.arange(6, dtype=np.int32))
     output = feature(4, 5, 6, 6, scale=0.3)
     params = {"stride": (1, 1), "dilation": (1, 1), "padding": "SAME", "activation": "NONE", "depth_multiplier": 2}
@@ -95,7 +107,10 @@ def test_a_depth_multiplier_becomes_a_direct_convolution() -> None:
     assert np.abs(evaluate(layer, [image]) - store(output, real_convolution(node, image)).astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "expected"), [(224, 3, 2, (0, 1)), (7, 3, 1, (1, 1)), (5, 1, 2, (0, 0)), (4, 4, 1, (1, 2))])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "expected"),
+    [(224, 3, 2, (0, 1)), (7, 3, 1, (1, 1)), (5, 1, 2, (0, 0)), (4, 4, 1, (1, 2))],
+)
 def test_same_puts_the_odd_pixel_after(size: int, kernel: int, stride: int, expected: tuple[int, int]) -> None:
     assert same_padding(size, kernel, stride) == expected
 
@@ -121,7 +136,9 @@ def test_refusals_name_their_reason() -> None:
     node, output = convolution(1, source, 32, (3, 3))
     weight, bias = node.inputs[1], node.inputs[2]
     assert weight is not None and bias is not None and weight.data is not None
-    per_channel = replace(weight, quant=replace(quant(), scale=np.ones(32, np.float32), zero_point=np.zeros(32, np.int32)))
+    per_channel = replace(
+        weight, quant=replace(quant(), scale=np.ones(32, np.float32), zero_point=np.zeros(32, np.int32))
+    )
     assert "weights have one scale" in refusal(changed(node, weight=per_channel))
     assert "stride" in refusal(changed(node, stride=(8, 8), output=feature(9, 1, 1, 32)))
     assert "dilation" in refusal(changed(node, dilation=(2, 2)))

@@ -14,7 +14,10 @@ ADD_FIRST, PER_PIXEL, EIGHT_BITS = 1, 1, 1  # of the element-wise operand
 TO_MEMORY = 2
 BURST_16 = 15
 DEPTHWISE_MODE = 3
-SURFACES_PER_GROUP = {False: 2, True: 4}  # 16-byte surfaces of a kernel group of 32, of a depthwise group of 64 (npu.md §5.6)
+SURFACES_PER_GROUP = {
+    False: 2,
+    True: 4,
+}  # 16-byte surfaces of a kernel group of 32, of a depthwise group of 64 (npu.md §5.6)
 EW_OPERANDS = [getattr(DPU, f"EW_OP_VALUE_{lane}") for lane in range(8)]
 
 
@@ -22,7 +25,9 @@ def emit_dpu(tile: ConvTile) -> Iterator[Command]:
     """The registers of the DPU; a stage that is not used is bypassed, and its registers are written 0."""
     layer = tile.layer
     yield DPU.S_POINTER(**PING_PONG)
-    yield DPU.FEATURE_MODE_CFG(burst_len=BURST_16, conv_mode=DEPTHWISE_MODE if layer.depthwise else 0, output_mode=TO_MEMORY)
+    yield DPU.FEATURE_MODE_CFG(
+        burst_len=BURST_16, conv_mode=DEPTHWISE_MODE if layer.depthwise else 0, output_mode=TO_MEMORY
+    )
     yield DPU.DATA_FORMAT()  # int8 in, int8 arithmetic, int8 out
     yield DPU.OFFSET_PEND()
     yield Address(DPU.DST_BASE_ADDR, tile.output)
@@ -68,7 +73,7 @@ def emit_bias_stage(tile: ConvTile) -> Iterator[Command]:
 
 
 def emit_elementwise_stage(tile: ConvTile) -> Iterator[Command]:
-    """EW: bypassed, or adds an operand of 8 bits that its converter brings to the accumulator's scale (npu.md §5.4a)."""
+    """EW: bypassed, or adds 8-bit numbers that its converter brings to the accumulator's scale (npu.md §5.4a)."""
     addend = tile.layer.addend
     if addend is None:
         yield DPU.EW_CFG(ew_relu_bypass=1, ew_op_cvt_bypass=1, ew_lut_bypass=1, ew_op_bypass=1, ew_bypass=1)

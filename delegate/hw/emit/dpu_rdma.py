@@ -18,7 +18,7 @@ PER_PIXEL, EIGHT_BITS = 1, 1
 
 
 def emit_dpu_rdma(tile: ConvTile) -> Iterator[Command]:
-    """The registers of DPU_RDMA. Clients that are not used are switched off, or the core waits for ever (S-114, S-158)."""
+    """The registers of DPU_RDMA. Clients that are not used are off, or the core waits for ever (S-114, S-158)."""
     yield DPU_RDMA.RDMA_S_POINTER(**PING_PONG)
     yield DPU_RDMA.RDMA_DATA_CUBE_WIDTH(width=tile.output_width - 1)
     yield DPU_RDMA.RDMA_DATA_CUBE_HEIGHT(height=tile.output_height - 1)

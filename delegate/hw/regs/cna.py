@@ -20,7 +20,16 @@ class CNA(Block, target=0x0201):
     # executer_pp_en: Executer alternates groups.
     # pointer_pp_en: Write pointer alternates groups.
     # pointer: Group that receives register writes.
-    S_POINTER = Register(0x1004, executer=bit(16), executer_pp_clear=bit(5), pointer_pp_clear=bit(4), pointer_pp_mode=bit(3), executer_pp_en=bit(2), pointer_pp_en=bit(1), pointer=bit(0))
+    S_POINTER = Register(
+        0x1004,
+        executer=bit(16),
+        executer_pp_clear=bit(5),
+        pointer_pp_clear=bit(4),
+        pointer_pp_mode=bit(3),
+        executer_pp_en=bit(2),
+        pointer_pp_en=bit(1),
+        pointer=bit(0),
+    )
     # op_en: Start the block with the currently selected group (shadowed register).
     OPERATION_ENABLE = Register(0x1008, op_en=bit(0))
     # nonalign_dma: Continuous (pixel) fetch; set with ARGB_IN.
@@ -31,14 +40,30 @@ class CNA(Block, target=0x0201):
     # proc_precision: MAC precision. 0 int8, 1 int16, 2 fp16, 3 bf16, 6 int4, 7 tf32.
     # in_precision: Feature/weight precision. 0 int8, 1 int16, 2 fp16, 3 bf16, 6 int4, 7 tf32.
     # conv_mode: Convolution type. 0 direct, 3 depthwise.
-    CONV_CON1 = Register(0x100C, nonalign_dma=bit(30), group_line_off=bit(29), deconv=bit(16), argb_in=Bits(15, 12), proc_precision=Bits(9, 7), in_precision=Bits(6, 4), conv_mode=Bits(3, 0))
+    CONV_CON1 = Register(
+        0x100C,
+        nonalign_dma=bit(30),
+        group_line_off=bit(29),
+        deconv=bit(16),
+        argb_in=Bits(15, 12),
+        proc_precision=Bits(9, 7),
+        in_precision=Bits(6, 4),
+        conv_mode=Bits(3, 0),
+    )
     # kernel_group: TRM: number of kernel groups minus 1; every open driver leaves 0. Vendor streams use
     #   [31:28]/[..] bits of this register for schedule hints.
     # feature_grains: Feature rows buffered before the MACs start. TRM: y_stride+kernel_height+1.
     # csc_wo_en: 1 stops weight output to CORE.
     # csc_do_en: 1 stops data output to CORE.
     # cmd_fifo_srst: Debug: reset command FIFO.
-    CONV_CON2 = Register(0x1010, kernel_group=Bits(23, 16), feature_grains=Bits(13, 4), csc_wo_en=bit(2), csc_do_en=bit(1), cmd_fifo_srst=bit(0))
+    CONV_CON2 = Register(
+        0x1010,
+        kernel_group=Bits(23, 16),
+        feature_grains=Bits(13, 4),
+        csc_wo_en=bit(2),
+        csc_do_en=bit(1),
+        cmd_fifo_srst=bit(0),
+    )
     # nn_mode: Multi-core MAC array shape. 0 32x32 (single core), 1 64x32, 2 96x32, 4 32x64, 5 32x96.
     # atrous_y_dilation: Zeros between kernel taps, vertical (dilation-1).
     # atrous_x_dilation: Zeros between kernel taps, horizontal (dilation-1).
@@ -46,7 +71,16 @@ class CNA(Block, target=0x0201):
     # deconv_x_stride: Upsampling factor minus 1, horizontal.
     # conv_y_stride: Vertical stride.
     # conv_x_stride: Horizontal stride.
-    CONV_CON3 = Register(0x1014, nn_mode=Bits(30, 28), atrous_y_dilation=Bits(25, 21), atrous_x_dilation=Bits(20, 16), deconv_y_stride=Bits(13, 11), deconv_x_stride=Bits(10, 8), conv_y_stride=Bits(5, 3), conv_x_stride=Bits(2, 0))
+    CONV_CON3 = Register(
+        0x1014,
+        nn_mode=Bits(30, 28),
+        atrous_y_dilation=Bits(25, 21),
+        atrous_x_dilation=Bits(20, 16),
+        deconv_y_stride=Bits(13, 11),
+        deconv_x_stride=Bits(10, 8),
+        conv_y_stride=Bits(5, 3),
+        conv_x_stride=Bits(2, 0),
+    )
     # datain_width: Input width in pixels (plain value).
     # datain_height: Input rows of this task (plain value).
     DATA_SIZE0 = Register(0x1020, datain_width=Bits(26, 16), datain_height=Bits(10, 0))
@@ -73,7 +107,14 @@ class CNA(Block, target=0x0201):
     # fc_data_bank: Zero-skip FC bank; must be 0, also for 1x1 matmul.
     # weight_bank: CBUF banks given to weights.
     # data_bank: CBUF banks given to features.
-    CBUF_CON0 = Register(0x1040, weight_reuse=bit(13), data_reuse=bit(12), fc_data_bank=Bits(10, 8), weight_bank=Bits(7, 4), data_bank=Bits(3, 0))
+    CBUF_CON0 = Register(
+        0x1040,
+        weight_reuse=bit(13),
+        data_reuse=bit(12),
+        fc_data_bank=Bits(10, 8),
+        weight_bank=Bits(7, 4),
+        data_bank=Bits(3, 0),
+    )
     # TRM: 13-bit DATA_ENTRIES; registers.xml: 14 bits.
     # data_entries: CBUF entries of one feature row.
     CBUF_CON1 = Register(0x1044, data_entries=Bits(13, 0))
@@ -85,7 +126,17 @@ class CNA(Block, target=0x0201):
     # round_type: Input converter tie rule. 0 ties to even, 1 ties away from zero (TRM: always carry).
     # cvt_type: Input converter order. 0 multiply first, 1 add first.
     # cvt_bypass: Input converter. 0 used, 1 bypassed.
-    CVT_CON0 = Register(0x104C, cvt_truncate_3=Bits(27, 22), cvt_truncate_2=Bits(21, 16), cvt_truncate_1=Bits(15, 10), cvt_truncate_0=Bits(9, 4), data_sign=bit(3), round_type=bit(2), cvt_type=bit(1), cvt_bypass=bit(0))
+    CVT_CON0 = Register(
+        0x104C,
+        cvt_truncate_3=Bits(27, 22),
+        cvt_truncate_2=Bits(21, 16),
+        cvt_truncate_1=Bits(15, 10),
+        cvt_truncate_0=Bits(9, 4),
+        data_sign=bit(3),
+        round_type=bit(2),
+        cvt_type=bit(1),
+        cvt_bypass=bit(0),
+    )
     # cvt_scale0: Multiplier of input converter, channel 0.
     # cvt_offset0: Addend of input converter, channel 0 (signed 16).
     CVT_CON1 = Register(0x1050, cvt_scale0=Bits(31, 16), cvt_offset0=Bits(15, 0, signed=True))
@@ -129,7 +180,13 @@ class CNA(Block, target=0x0201):
     # csc_disable_clkgate: 1 keeps CSC clock on.
     # cna_weight_disable_clkgate: 1 keeps weight loader clock on.
     # cna_feature_disable_clkgate: 1 keeps feature loader clock on.
-    CLK_GATE = Register(0x1090, cbuf_cs_disable_clkgate=bit(4), csc_disable_clkgate=bit(2), cna_weight_disable_clkgate=bit(1), cna_feature_disable_clkgate=bit(0))
+    CLK_GATE = Register(
+        0x1090,
+        cbuf_cs_disable_clkgate=bit(4),
+        csc_disable_clkgate=bit(2),
+        cna_weight_disable_clkgate=bit(1),
+        cna_feature_disable_clkgate=bit(0),
+    )
     # wt_dec_bypass: Bypass the weight decompressor.
     # decomp_control: Weight decompressor mode; 0 = dense pass-through.
     DCOMP_CTRL = Register(0x1100, wt_dec_bypass=bit(3), decomp_control=Bits(2, 0))

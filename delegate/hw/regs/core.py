@@ -20,7 +20,16 @@ class CORE(Block, target=0x0801):
     # executer_pp_en: Executer alternates groups.
     # pointer_pp_en: Write pointer alternates groups.
     # pointer: Group that receives register writes.
-    S_POINTER = Register(0x3004, executer=bit(16), executer_pp_clear=bit(5), pointer_pp_clear=bit(4), pointer_pp_mode=bit(3), executer_pp_en=bit(2), pointer_pp_en=bit(1), pointer=bit(0))
+    S_POINTER = Register(
+        0x3004,
+        executer=bit(16),
+        executer_pp_clear=bit(5),
+        pointer_pp_clear=bit(4),
+        pointer_pp_mode=bit(3),
+        executer_pp_en=bit(2),
+        pointer_pp_en=bit(1),
+        pointer=bit(0),
+    )
     # op_en: Start the block with the currently selected group (shadowed register).
     OPERATION_ENABLE = Register(0x3008, op_en=bit(0))
     # slcg_op_en: Clock gating bits; reset 0x7800800. Bit 11/23 clock output lanes 0-7/8-15, bit 24 must stay set.

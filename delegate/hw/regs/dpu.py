@@ -19,7 +19,16 @@ class DPU(Block, target=0x1001):
     # executer_pp_en: Executer alternates groups.
     # pointer_pp_en: Write pointer alternates groups.
     # pointer: Group that receives register writes.
-    S_POINTER = Register(0x4004, executer=bit(16), executer_pp_clear=bit(5), pointer_pp_clear=bit(4), pointer_pp_mode=bit(3), executer_pp_en=bit(2), pointer_pp_en=bit(1), pointer=bit(0))
+    S_POINTER = Register(
+        0x4004,
+        executer=bit(16),
+        executer_pp_clear=bit(5),
+        pointer_pp_clear=bit(4),
+        pointer_pp_mode=bit(3),
+        executer_pp_en=bit(2),
+        pointer_pp_en=bit(1),
+        pointer=bit(0),
+    )
     # op_en: Start the block with the currently selected group (shadowed register).
     OPERATION_ENABLE = Register(0x4008, op_en=bit(0))
     # comb_use: DPU: mirrors bit 0 of the RDMA field. DPU_RDMA: [0] MRDMA and ERDMA share one read, [1] route to
@@ -32,7 +41,18 @@ class DPU(Block, target=0x1001):
     # conv_mode: Convolution type seen by this block. 0 direct, 3 depthwise.
     # output_mode: Destination bitmap. 1 to PPU, 2 to memory, 3 both.
     # flying_mode: Main data source. 0 convolution, 1 MRDMA.
-    FEATURE_MODE_CFG = Register(0x400C, comb_use=bit(31), tp_en=bit(30), rgp_type=Bits(29, 26), nonalign=bit(25), surf_len=Bits(24, 9), burst_len=Bits(8, 5), conv_mode=Bits(4, 3), output_mode=Bits(2, 1), flying_mode=bit(0))
+    FEATURE_MODE_CFG = Register(
+        0x400C,
+        comb_use=bit(31),
+        tp_en=bit(30),
+        rgp_type=Bits(29, 26),
+        nonalign=bit(25),
+        surf_len=Bits(24, 9),
+        burst_len=Bits(8, 5),
+        conv_mode=Bits(4, 3),
+        output_mode=Bits(2, 1),
+        flying_mode=bit(0),
+    )
     # out_precision: Stored output type. 0 int8, 1 int16, 2 fp16, 3 bf16, 4 int32, 5 fp32, 6 int4.
     # in_precision: Type of data entering the DPU, equal to DPU_RDMA IN_PRECISION. 0 int8, 1 int16, 2 fp16, 3
     #   bf16, 4 int32, 5 fp32, 6 int4.
@@ -41,7 +61,16 @@ class DPU(Block, target=0x1001):
     # bs_mul_shift_value_neg: BS shift for negative products.
     # mc_surf_out: Serial output of 2 or 4 surfaces.
     # proc_precision: DPU arithmetic type. 0 int8, 1 int16, 2 fp16, 3 bf16, 4 int32, 5 fp32, 6 int4.
-    DATA_FORMAT = Register(0x4010, out_precision=Bits(31, 29), in_precision=Bits(28, 26), ew_truncate_neg=Bits(25, 16), bn_mul_shift_value_neg=Bits(15, 10), bs_mul_shift_value_neg=Bits(9, 4), mc_surf_out=bit(3), proc_precision=Bits(2, 0))
+    DATA_FORMAT = Register(
+        0x4010,
+        out_precision=Bits(31, 29),
+        in_precision=Bits(28, 26),
+        ew_truncate_neg=Bits(25, 16),
+        bn_mul_shift_value_neg=Bits(15, 10),
+        bs_mul_shift_value_neg=Bits(9, 4),
+        mc_surf_out=bit(3),
+        proc_precision=Bits(2, 0),
+    )
     # offset_pend: Fill value of padded output channels.
     OFFSET_PEND = Register(0x4014, offset_pend=Bits(15, 0))
     # registers.xml 32-bit field; TRM keeps bits 3:0 zero.
@@ -68,14 +97,26 @@ class DPU(Block, target=0x1001):
     # bs_mul_bypass: Multiplier stage. 0 active, 1 bypassed.
     # bs_alu_bypass: ALU stage. 0 active, 1 bypassed.
     # bs_bypass: Whole BS unit. 0 active, 1 bypassed.
-    BS_CFG = Register(0x4040, bs_alu_algo=Bits(19, 16), bs_alu_src=bit(8), bs_relux_en=bit(7), bs_relu_bypass=bit(6), bs_mul_prelu=bit(5), bs_mul_bypass=bit(4), bs_alu_bypass=bit(1), bs_bypass=bit(0))
+    BS_CFG = Register(
+        0x4040,
+        bs_alu_algo=Bits(19, 16),
+        bs_alu_src=bit(8),
+        bs_relux_en=bit(7),
+        bs_relu_bypass=bit(6),
+        bs_mul_prelu=bit(5),
+        bs_mul_bypass=bit(4),
+        bs_alu_bypass=bit(1),
+        bs_bypass=bit(0),
+    )
     # bs_alu_operand: Constant ALU operand (int32 or fp32 bits).
     BS_ALU_CFG = Register(0x4044, bs_alu_operand=Bits(31, 0))
     # bs_mul_operand: Constant multiplier (int16 or fp16 bits).
     # bs_mul_shift_value: Right shift of non-negative products.
     # bs_truncate_src: Shift source. 0 register, 1 BRDMA.
     # bs_mul_src: Multiplier source. 0 register, 1 BRDMA.
-    BS_MUL_CFG = Register(0x4048, bs_mul_operand=Bits(31, 16), bs_mul_shift_value=Bits(13, 8), bs_truncate_src=bit(1), bs_mul_src=bit(0))
+    BS_MUL_CFG = Register(
+        0x4048, bs_mul_operand=Bits(31, 16), bs_mul_shift_value=Bits(13, 8), bs_truncate_src=bit(1), bs_mul_src=bit(0)
+    )
     # bs_relux_cmp_dat: Upper clamp of ReLU-X.
     BS_RELUX_CMP_VALUE = Register(0x404C, bs_relux_cmp_dat=Bits(31, 0))
     # rgp_cnter: Regroup decimation. 0 all, 1 1 of 2, 2 1 of 4, 3 1 of 8.
@@ -85,7 +126,16 @@ class DPU(Block, target=0x1001):
     # size_e_0: Number of 16-byte output surfaces per kernel group minus 1, first group (TRM: 8-channel units).
     # od_bypass: CPEND stage. 0 active, 1 bypassed.
     # ow_src: CPEND operand. 0 register OW_OP, 1 BRDMA.
-    BS_OW_CFG = Register(0x4050, rgp_cnter=Bits(31, 28), tp_org_en=bit(27), size_e_2=Bits(10, 8), size_e_1=Bits(7, 5), size_e_0=Bits(4, 2), od_bypass=bit(1), ow_src=bit(0))
+    BS_OW_CFG = Register(
+        0x4050,
+        rgp_cnter=Bits(31, 28),
+        tp_org_en=bit(27),
+        size_e_2=Bits(10, 8),
+        size_e_1=Bits(7, 5),
+        size_e_0=Bits(4, 2),
+        od_bypass=bit(1),
+        ow_src=bit(0),
+    )
     # ow_op: CPEND operand, signed 16: output += OW_OP * sum(input window); 0x80 - weight zero point in uint8
     #   terms.
     BS_OW_OP = Register(0x4054, ow_op=Bits(15, 0, signed=True))
@@ -104,14 +154,26 @@ class DPU(Block, target=0x1001):
     # bn_mul_bypass: Multiplier stage. 0 active, 1 bypassed.
     # bn_alu_bypass: ALU stage. 0 active, 1 bypassed.
     # bn_bypass: Whole BN unit. 0 active, 1 bypassed.
-    BN_CFG = Register(0x4060, bn_alu_algo=Bits(19, 16), bn_alu_src=bit(8), bn_relux_en=bit(7), bn_relu_bypass=bit(6), bn_mul_prelu=bit(5), bn_mul_bypass=bit(4), bn_alu_bypass=bit(1), bn_bypass=bit(0))
+    BN_CFG = Register(
+        0x4060,
+        bn_alu_algo=Bits(19, 16),
+        bn_alu_src=bit(8),
+        bn_relux_en=bit(7),
+        bn_relu_bypass=bit(6),
+        bn_mul_prelu=bit(5),
+        bn_mul_bypass=bit(4),
+        bn_alu_bypass=bit(1),
+        bn_bypass=bit(0),
+    )
     # bn_alu_operand: Constant ALU operand (int32 or fp32 bits).
     BN_ALU_CFG = Register(0x4064, bn_alu_operand=Bits(31, 0))
     # bn_mul_operand: Constant multiplier (int16 or fp16 bits).
     # bn_mul_shift_value: Right shift of non-negative products.
     # bn_truncate_src: Shift source. 0 register, 1 NRDMA.
     # bn_mul_src: Multiplier source. 0 register, 1 NRDMA.
-    BN_MUL_CFG = Register(0x4068, bn_mul_operand=Bits(31, 16), bn_mul_shift_value=Bits(13, 8), bn_truncate_src=bit(1), bn_mul_src=bit(0))
+    BN_MUL_CFG = Register(
+        0x4068, bn_mul_operand=Bits(31, 16), bn_mul_shift_value=Bits(13, 8), bn_truncate_src=bit(1), bn_mul_src=bit(0)
+    )
     # bn_relux_cmp_dat: Upper clamp of ReLU-X.
     BN_RELUX_CMP_VALUE = Register(0x406C, bn_relux_cmp_dat=Bits(31, 0))
     # ew_cvt_type: EW operand converter order. 0 multiply first, 1 add first.
@@ -130,13 +192,33 @@ class DPU(Block, target=0x1001):
     # ew_op_type: EW operation. 0 ALU, 1 multiply.
     # ew_op_bypass: EW ALU/MUL. 0 active, 1 bypassed.
     # ew_bypass: Whole EW unit. 0 active, 1 bypassed.
-    EW_CFG = Register(0x4070, ew_cvt_type=bit(31), ew_cvt_round=bit(30), ew_data_mode=Bits(29, 28), edata_size=Bits(23, 22), ew_equal_en=bit(21), ew_binary_en=bit(20), ew_alu_algo=Bits(19, 16), ew_relux_en=bit(10), ew_relu_bypass=bit(9), ew_op_cvt_bypass=bit(8), ew_lut_bypass=bit(7), ew_op_src=bit(6), ew_mul_prelu=bit(5), ew_op_type=bit(2), ew_op_bypass=bit(1), ew_bypass=bit(0))
+    EW_CFG = Register(
+        0x4070,
+        ew_cvt_type=bit(31),
+        ew_cvt_round=bit(30),
+        ew_data_mode=Bits(29, 28),
+        edata_size=Bits(23, 22),
+        ew_equal_en=bit(21),
+        ew_binary_en=bit(20),
+        ew_alu_algo=Bits(19, 16),
+        ew_relux_en=bit(10),
+        ew_relu_bypass=bit(9),
+        ew_op_cvt_bypass=bit(8),
+        ew_lut_bypass=bit(7),
+        ew_op_src=bit(6),
+        ew_mul_prelu=bit(5),
+        ew_op_type=bit(2),
+        ew_op_bypass=bit(1),
+        ew_bypass=bit(0),
+    )
     # ew_op_cvt_offset: EW operand converter addend.
     EW_CVT_OFFSET_VALUE = Register(0x4074, ew_op_cvt_offset=Bits(31, 0, signed=True))
     # ew_truncate: Right shift after EW op.
     # ew_op_cvt_shift: EW operand converter shift.
     # ew_op_cvt_scale: EW operand converter multiplier.
-    EW_CVT_SCALE_VALUE = Register(0x4078, ew_truncate=Bits(31, 22), ew_op_cvt_shift=Bits(21, 16), ew_op_cvt_scale=Bits(15, 0))
+    EW_CVT_SCALE_VALUE = Register(
+        0x4078, ew_truncate=Bits(31, 22), ew_op_cvt_shift=Bits(21, 16), ew_op_cvt_scale=Bits(15, 0)
+    )
     # ew_relux_cmp_dat: EW clamp value.
     EW_RELUX_CMP_VALUE = Register(0x407C, ew_relux_cmp_dat=Bits(31, 0))
     # out_cvt_offset: Signed 32-bit offset added after scale and shift on the integer path (output zero point).
@@ -148,7 +230,9 @@ class DPU(Block, target=0x1001):
     # cvt_round: Tie rule of the integer shift. 0 ties to even, 1 ties away from zero (TRM: always carry).
     # minus_exp: Float path: multiply result by 2^-MINUS_EXP.
     # out_cvt_shift: Integer right shift (effective bits [5:0]).
-    OUT_CVT_SHIFT = Register(0x4088, cvt_type=bit(31), cvt_round=bit(30), minus_exp=Bits(19, 12), out_cvt_shift=Bits(11, 0))
+    OUT_CVT_SHIFT = Register(
+        0x4088, cvt_type=bit(31), cvt_round=bit(30), minus_exp=Bits(19, 12), out_cvt_shift=Bits(11, 0)
+    )
     # ew_operand_0: Constant EW operand, lane 0.
     EW_OP_VALUE_0 = Register(0x4090, ew_operand_0=Bits(31, 0))
     # ew_operand_1: Constant EW operand, lane 1.
@@ -183,7 +267,16 @@ class DPU(Block, target=0x1001):
     # lut_lo_le_mux: LE/LO multiplexing; sign-hybrid use writes 2.
     # lut_expand_en: Chain both tables into one.
     # lut_road_sel: LUT lane select.
-    LUT_CFG = Register(0x4108, lut_cal_sel=bit(7), lut_hybrid_priority=bit(6), lut_oflow_priority=bit(5), lut_uflow_priority=bit(4), lut_lo_le_mux=Bits(3, 2), lut_expand_en=bit(1), lut_road_sel=bit(0))
+    LUT_CFG = Register(
+        0x4108,
+        lut_cal_sel=bit(7),
+        lut_hybrid_priority=bit(6),
+        lut_oflow_priority=bit(5),
+        lut_uflow_priority=bit(4),
+        lut_lo_le_mux=Bits(3, 2),
+        lut_expand_en=bit(1),
+        lut_road_sel=bit(0),
+    )
     # lut_lo_index_select: log2 of index units per LO entry.
     # lut_le_index_select: log2 of index units per LE entry.
     LUT_INFO = Register(0x410C, lut_lo_index_select=Bits(23, 16), lut_le_index_select=Bits(15, 8))

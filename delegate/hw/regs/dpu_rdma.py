@@ -19,7 +19,16 @@ class DPU_RDMA(Block, target=0x2001):
     # executer_pp_en: Executer alternates groups.
     # pointer_pp_en: Write pointer alternates groups.
     # pointer: Group that receives register writes.
-    RDMA_S_POINTER = Register(0x5004, executer=bit(16), executer_pp_clear=bit(5), pointer_pp_clear=bit(4), pointer_pp_mode=bit(3), executer_pp_en=bit(2), pointer_pp_en=bit(1), pointer=bit(0))
+    RDMA_S_POINTER = Register(
+        0x5004,
+        executer=bit(16),
+        executer_pp_clear=bit(5),
+        pointer_pp_clear=bit(4),
+        pointer_pp_mode=bit(3),
+        executer_pp_en=bit(2),
+        pointer_pp_en=bit(1),
+        pointer=bit(0),
+    )
     # op_en: Start the block with the currently selected group (shadowed register).
     RDMA_OPERATION_ENABLE = Register(0x5008, op_en=bit(0))
     # width: Width minus 1.
@@ -48,7 +57,15 @@ class DPU_RDMA(Block, target=0x2001):
     # erdma_data_size: Operand width. 0 4 bit, 1 8 bit, 2 16 bit, 3 32 bit.
     # ov4k_bypass: Do not split bursts crossing 4 KiB.
     # erdma_disable: 1 = no EW operand read.
-    RDMA_ERDMA_CFG = Register(0x5034, erdma_data_mode=Bits(31, 30), erdma_surf_mode=bit(29), erdma_nonalign=bit(28), erdma_data_size=Bits(3, 2), ov4k_bypass=bit(1), erdma_disable=bit(0))
+    RDMA_ERDMA_CFG = Register(
+        0x5034,
+        erdma_data_mode=Bits(31, 30),
+        erdma_surf_mode=bit(29),
+        erdma_nonalign=bit(28),
+        erdma_data_size=Bits(3, 2),
+        ov4k_bypass=bit(1),
+        erdma_disable=bit(0),
+    )
     # ew_base_addr: IOVA of EW operand.
     RDMA_EW_BASE_ADDR = Register(0x5038, address=True, ew_base_addr=Bits(31, 0))
     # ew_surf_stride: Operand surface pitch, 16-byte units; 1 for per-channel mode.
@@ -62,7 +79,17 @@ class DPU_RDMA(Block, target=0x2001):
     # mrdma_fp16tofp32_en: Widen fp16 input to fp32.
     # conv_mode: Convolution type seen by this block. 0 direct, 3 depthwise.
     # flying_mode: Main data source. 0 convolution, 1 MRDMA.
-    RDMA_FEATURE_MODE_CFG = Register(0x5044, in_precision=Bits(17, 15), burst_len=Bits(14, 11), comb_use=Bits(10, 8), proc_precision=Bits(7, 5), mrdma_disable=bit(4), mrdma_fp16tofp32_en=bit(3), conv_mode=Bits(2, 1), flying_mode=bit(0))
+    RDMA_FEATURE_MODE_CFG = Register(
+        0x5044,
+        in_precision=Bits(17, 15),
+        burst_len=Bits(14, 11),
+        comb_use=Bits(10, 8),
+        proc_precision=Bits(7, 5),
+        mrdma_disable=bit(4),
+        mrdma_fp16tofp32_en=bit(3),
+        conv_mode=Bits(2, 1),
+        flying_mode=bit(0),
+    )
     # line_notch_addr: Pixels between width and line end.
     # pooling_method: Un-pooling kind. 0 average (also upsampling), 1 max/min.
     # unpooling_en: Un-pooling read mode.
@@ -70,7 +97,16 @@ class DPU_RDMA(Block, target=0x2001):
     # kernel_stride_width: kernel stride width minus 1.
     # kernel_height: kernel height minus 1.
     # kernel_width: kernel width minus 1.
-    RDMA_SRC_DMA_CFG = Register(0x5048, line_notch_addr=Bits(31, 19), pooling_method=bit(13), unpooling_en=bit(12), kernel_stride_height=Bits(11, 9), kernel_stride_width=Bits(8, 6), kernel_height=Bits(5, 3), kernel_width=Bits(2, 0))
+    RDMA_SRC_DMA_CFG = Register(
+        0x5048,
+        line_notch_addr=Bits(31, 19),
+        pooling_method=bit(13),
+        unpooling_en=bit(12),
+        kernel_stride_height=Bits(11, 9),
+        kernel_stride_width=Bits(8, 6),
+        kernel_height=Bits(5, 3),
+        kernel_width=Bits(2, 0),
+    )
     # surf_notch_addr: Pixels from the end of this slice to the end of the surface (main read).
     RDMA_SURF_NOTCH = Register(0x504C, surf_notch_addr=Bits(31, 4))
     # pad_value: Un-pooling pad value.
@@ -81,6 +117,8 @@ class DPU_RDMA(Block, target=0x2001):
     # n_weight: Arbiter weight of NRDMA; 1 everywhere.
     # b_weight: Arbiter weight of BRDMA; 1 everywhere.
     # m_weight: Arbiter weight of MRDMA; 1 everywhere.
-    RDMA_WEIGHT = Register(0x5068, e_weight=Bits(31, 24), n_weight=Bits(23, 16), b_weight=Bits(15, 8), m_weight=Bits(7, 0))
+    RDMA_WEIGHT = Register(
+        0x5068, e_weight=Bits(31, 24), n_weight=Bits(23, 16), b_weight=Bits(15, 8), m_weight=Bits(7, 0)
+    )
     # ew_surf_notch: Same for the EW operand.
     RDMA_EW_SURF_NOTCH = Register(0x506C, ew_surf_notch=Bits(31, 4))

@@ -38,10 +38,75 @@ class PC(Block, target=0x0101):
     # cna_weight_0: Done event of CNA_WEIGHT, register group 0.
     # cna_feature_1: Done event of CNA_FEATURE, register group 1.
     # cna_feature_0: Done event of CNA_FEATURE, register group 0.
-    INTERRUPT_MASK = Register(0x0020, reset=0x0001FFFF, dma_write_error=bit(13), dma_read_error=bit(12), ppu_1=bit(11), ppu_0=bit(10), dpu_1=bit(9), dpu_0=bit(8), core_1=bit(7), core_0=bit(6), cna_csc_1=bit(5), cna_csc_0=bit(4), cna_weight_1=bit(3), cna_weight_0=bit(2), cna_feature_1=bit(1), cna_feature_0=bit(0))
-    INTERRUPT_CLEAR = Register(0x0024, dma_write_error=bit(13), dma_read_error=bit(12), ppu_1=bit(11), ppu_0=bit(10), dpu_1=bit(9), dpu_0=bit(8), core_1=bit(7), core_0=bit(6), cna_csc_1=bit(5), cna_csc_0=bit(4), cna_weight_1=bit(3), cna_weight_0=bit(2), cna_feature_1=bit(1), cna_feature_0=bit(0))
-    INTERRUPT_STATUS = Register(0x0028, dma_write_error=bit(13), dma_read_error=bit(12), ppu_1=bit(11), ppu_0=bit(10), dpu_1=bit(9), dpu_0=bit(8), core_1=bit(7), core_0=bit(6), cna_csc_1=bit(5), cna_csc_0=bit(4), cna_weight_1=bit(3), cna_weight_0=bit(2), cna_feature_1=bit(1), cna_feature_0=bit(0))
-    INTERRUPT_RAW_STATUS = Register(0x002C, dma_write_error=bit(13), dma_read_error=bit(12), ppu_1=bit(11), ppu_0=bit(10), dpu_1=bit(9), dpu_0=bit(8), core_1=bit(7), core_0=bit(6), cna_csc_1=bit(5), cna_csc_0=bit(4), cna_weight_1=bit(3), cna_weight_0=bit(2), cna_feature_1=bit(1), cna_feature_0=bit(0))
+    INTERRUPT_MASK = Register(
+        0x0020,
+        reset=0x0001FFFF,
+        dma_write_error=bit(13),
+        dma_read_error=bit(12),
+        ppu_1=bit(11),
+        ppu_0=bit(10),
+        dpu_1=bit(9),
+        dpu_0=bit(8),
+        core_1=bit(7),
+        core_0=bit(6),
+        cna_csc_1=bit(5),
+        cna_csc_0=bit(4),
+        cna_weight_1=bit(3),
+        cna_weight_0=bit(2),
+        cna_feature_1=bit(1),
+        cna_feature_0=bit(0),
+    )
+    INTERRUPT_CLEAR = Register(
+        0x0024,
+        dma_write_error=bit(13),
+        dma_read_error=bit(12),
+        ppu_1=bit(11),
+        ppu_0=bit(10),
+        dpu_1=bit(9),
+        dpu_0=bit(8),
+        core_1=bit(7),
+        core_0=bit(6),
+        cna_csc_1=bit(5),
+        cna_csc_0=bit(4),
+        cna_weight_1=bit(3),
+        cna_weight_0=bit(2),
+        cna_feature_1=bit(1),
+        cna_feature_0=bit(0),
+    )
+    INTERRUPT_STATUS = Register(
+        0x0028,
+        dma_write_error=bit(13),
+        dma_read_error=bit(12),
+        ppu_1=bit(11),
+        ppu_0=bit(10),
+        dpu_1=bit(9),
+        dpu_0=bit(8),
+        core_1=bit(7),
+        core_0=bit(6),
+        cna_csc_1=bit(5),
+        cna_csc_0=bit(4),
+        cna_weight_1=bit(3),
+        cna_weight_0=bit(2),
+        cna_feature_1=bit(1),
+        cna_feature_0=bit(0),
+    )
+    INTERRUPT_RAW_STATUS = Register(
+        0x002C,
+        dma_write_error=bit(13),
+        dma_read_error=bit(12),
+        ppu_1=bit(11),
+        ppu_0=bit(10),
+        dpu_1=bit(9),
+        dpu_0=bit(8),
+        core_1=bit(7),
+        core_0=bit(6),
+        cna_csc_1=bit(5),
+        cna_csc_0=bit(4),
+        cna_weight_1=bit(3),
+        cna_weight_0=bit(2),
+        cna_feature_1=bit(1),
+        cna_feature_0=bit(0),
+    )
     # Vendor kernel writes ((0x6 | pp_en) << 12) | task_number, i.e. bits 14 and 13 plus the ping-pong enable in
     # bit 12; mainline writes RESERVED_0=1 (bit 14), COUNT_CLEAR, PP_EN, TASK_NUMBER=1.
     # task_count_clear: Write 1 to clear the task counter.

@@ -19,7 +19,16 @@ class PPU(Block, target=0x4001):
     # executer_pp_en: Executer alternates groups.
     # pointer_pp_en: Write pointer alternates groups.
     # pointer: Group that receives register writes.
-    S_POINTER = Register(0x6004, executer=bit(16), executer_pp_clear=bit(5), pointer_pp_clear=bit(4), pointer_pp_mode=bit(3), executer_pp_en=bit(2), pointer_pp_en=bit(1), pointer=bit(0))
+    S_POINTER = Register(
+        0x6004,
+        executer=bit(16),
+        executer_pp_clear=bit(5),
+        pointer_pp_clear=bit(4),
+        pointer_pp_mode=bit(3),
+        executer_pp_en=bit(2),
+        pointer_pp_en=bit(1),
+        pointer=bit(0),
+    )
     # op_en: Start the block with the currently selected group (shadowed register).
     OPERATION_ENABLE = Register(0x6008, op_en=bit(0))
     # cube_in_width: in width minus 1.
@@ -39,12 +48,25 @@ class PPU(Block, target=0x4001):
     # use_cnt: Undocumented.
     # flying_mode: Pooling source. 0 DPU, 1 PPU_RDMA.
     # pooling_method: Pooling kind. 0 average, 1 max, 2 min.
-    OPERATION_MODE_CFG = Register(0x6024, index_en=bit(30), notch_addr=Bits(28, 16), use_cnt=Bits(7, 5), flying_mode=bit(4), pooling_method=Bits(1, 0))
+    OPERATION_MODE_CFG = Register(
+        0x6024,
+        index_en=bit(30),
+        notch_addr=Bits(28, 16),
+        use_cnt=Bits(7, 5),
+        flying_mode=bit(4),
+        pooling_method=Bits(1, 0),
+    )
     # kernel_stride_height: kernel stride height minus 1.
     # kernel_stride_width: kernel stride width minus 1.
     # kernel_height: kernel height minus 1.
     # kernel_width: kernel width minus 1.
-    POOLING_KERNEL_CFG = Register(0x6034, kernel_stride_height=Bits(23, 20), kernel_stride_width=Bits(19, 16), kernel_height=Bits(11, 8), kernel_width=Bits(3, 0))
+    POOLING_KERNEL_CFG = Register(
+        0x6034,
+        kernel_stride_height=Bits(23, 20),
+        kernel_stride_width=Bits(19, 16),
+        kernel_height=Bits(11, 8),
+        kernel_width=Bits(3, 0),
+    )
     # recip_kernel_width: Reciprocal of kernel width: int8 round-down 65536/k; fp16 path takes fp16 bits of
     #   65536/k.
     RECIP_KERNEL_WIDTH = Register(0x6038, recip_kernel_width=Bits(16, 0))
@@ -55,7 +77,9 @@ class PPU(Block, target=0x4001):
     # pad_right: right padding count (3 bit, not minus 1).
     # pad_top: top padding count (3 bit, not minus 1).
     # pad_left: left padding count (3 bit, not minus 1).
-    POOLING_PADDING_CFG = Register(0x6040, pad_bottom=Bits(14, 12), pad_right=Bits(10, 8), pad_top=Bits(6, 4), pad_left=Bits(2, 0))
+    POOLING_PADDING_CFG = Register(
+        0x6040, pad_bottom=Bits(14, 12), pad_right=Bits(10, 8), pad_top=Bits(6, 4), pad_left=Bits(2, 0)
+    )
     # pad_value_0: Padding value bits [31:0]; int8 max pool 0x0007FF80, fp16 max pool 0xFC00.
     PADDING_VALUE_1_CFG = Register(0x6044, pad_value_0=Bits(31, 0))
     # pad_value_1: Padding value bits [34:32].

@@ -19,7 +19,16 @@ class PPU_RDMA(Block, target=0x8001):
     # executer_pp_en: Executer alternates groups.
     # pointer_pp_en: Write pointer alternates groups.
     # pointer: Group that receives register writes.
-    RDMA_S_POINTER = Register(0x7004, executer=bit(16), executer_pp_clear=bit(5), pointer_pp_clear=bit(4), pointer_pp_mode=bit(3), executer_pp_en=bit(2), pointer_pp_en=bit(1), pointer=bit(0))
+    RDMA_S_POINTER = Register(
+        0x7004,
+        executer=bit(16),
+        executer_pp_clear=bit(5),
+        pointer_pp_clear=bit(4),
+        pointer_pp_mode=bit(3),
+        executer_pp_en=bit(2),
+        pointer_pp_en=bit(1),
+        pointer=bit(0),
+    )
     # op_en: Start the block with the currently selected group (shadowed register).
     RDMA_OPERATION_ENABLE = Register(0x7008, op_en=bit(0))
     # cube_in_width: in width minus 1.
@@ -40,3 +49,6 @@ class PPU_RDMA(Block, target=0x8001):
     # Storage width 1 for int8 and 2 for fp16.
     # in_precision: Storage width. 0 4 bit, 1 8 bit, 2 16 bit, 3 32 bit.
     RDMA_DATA_FORMAT = Register(0x7030, in_precision=Bits(1, 0))
+    # Written 1 by pooling programs that pass on the chip; no known effect.
+    # value: Written 1 by pooling programs that pass on the chip; no known effect.
+    UNDOC_7038 = Register(0x7038, value=Bits(31, 0))
