@@ -99,7 +99,7 @@ class Convolution:
 
     out[y,x,k] = requantize(bias[k] + sum over i,j,c of in[y*sy+i-top, x*sx+j-left, c] * (weight[k,i,j,c] - zw))
 
-    zw is ``weight_zero_point``; ``bias`` already holds the input's zero point. ``inputs`` are the cubes that are read as
+    zw is ``weight_zero_point``; ``bias`` holds the input's zero point already. ``inputs`` are cubes that are read as
     one, behind each other in channels; ``weight`` has the channels of all of them. A depthwise weight has one kernel.
     """
 

@@ -1,0 +1,100 @@
+"""The delegate's options: what load_delegate(path, {...}) and the environment may say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from delegate.errors import OptionError
+from delegate.hw.device import DEVICES
+
+
+@dataclass(frozen=True)
+class Options:
+    """``cache_dir`` None: the user's cache folder; CACHE_OFF: no cache."""
+
+    device: str = "auto"
+    cache_dir: str | None = None
+    cache_size: int = 512  # MiB
+    debug: str = "off"
+    cores: int = 1
+    chain: str = "safe"
+
+
+@dataclass(frozen=True)
+class Option:
+    """How the text of an option becomes its value; ``read`` raises ValueError for a text that is none."""
+
+    variable: str  # of the environment
+    values: str  # for people
+    read: Callable[[str], Any]
+
+
+def choice(*values: str) -> Callable[[str], str]:
+    """A reader that takes one of ``values``."""
+
+    def read(text: str) -> str:
+        if text not in values:
+            raise ValueError(text)
+        return text
+
+    return read
+
+
+def number(low: int, high: int) -> Callable[[str], int]:
+    """A reader that takes low..high, both included."""
+
+    def read(text: str) -> int:
+        value = int(text) if text.isdecimal() and text.isascii() else low - 1
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return read
+
+
+def folder(text: str) -> str:
+    """A reader that takes any text but an empty one."""
+    if not text:
+        raise ValueError(text)
+    return text
+
+
+CACHE_OFF = "off"
+DEBUG = ("off", "verbose")
+CHAIN = ("safe", "full")
+LARGEST_CACHE = 1 << 20  # MiB
+MOST_CORES = 3
+
+OPTIONS: Mapping[str, Option] = {
+    "device": Option("TEFLON_DEVICE", ", ".join(DEVICES), choice(*DEVICES)),
+    "cache_dir": Option("TEFLON_CACHE_DIR", f"a folder, or {CACHE_OFF}", folder),
+    "cache_size": Option("TEFLON_CACHE_SIZE", f"1 to {LARGEST_CACHE} (MiB)", number(1, LARGEST_CACHE)),
+    "debug": Option("TEFLON_DEBUG", ", ".join(DEBUG), choice(*DEBUG)),
+    "cores": Option("TEFLON_CORES", f"1 to {MOST_CORES}", number(1, MOST_CORES)),
+    "chain": Option("TEFLON_CHAIN", ", ".join(CHAIN), choice(*CHAIN)),
+}
+
+
+def parse(given: Mapping[str, str], environment: Mapping[str, str]) -> Options:
+    """The options of a delegate: what is ``given`` wins over the environment, where an empty variable says nothing.
+
+    Raises OptionError, which lists what is valid, for a name or a value that is not.
+    """
+    for name in given:
+        if name not in OPTIONS:
+            valid = "; ".join(f"{known} ({option.values})" for known, option in OPTIONS.items())
+            raise OptionError(f"option {name!r} is unknown; valid options: {valid}")
+    values = {}
+    for name, option in OPTIONS.items():
+        source, text = f"option {name}", given.get(name)
+        if text is None:
+            source, text = f"environment variable {option.variable}", environment.get(option.variable) or None
+        if text is None:
+            continue
+        try:
+            values[name] = option.read(text)
+        except ValueError:
+            raise OptionError(f"{source} is {text!r}; valid: {option.values}") from None
+    return Options(**values)
