@@ -64,7 +64,8 @@ def fuse(producer: Convolution, addition: Convolution, other: Tensor, soc: Soc) 
     middle, output = producer.output, addition.output
     assert middle.quant is not None and output.quant is not None and other.quant is not None
     atoms = surface_rows(output.shape[1], soc) * output.shape[2]
-    plain = not (producer.depthwise or producer.relu or producer.relu_limit or producer.addend)  # S-214
+    clamped = producer.relu or producer.relu_limit is not None
+    plain = not (producer.depthwise or clamped or producer.addend)  # S-214
     if not plain or addition.relu or addition.relu_limit is not None or atoms < FEWEST_ATOMS:
         return None
     if saturates(producer):

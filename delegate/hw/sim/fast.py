@@ -1,0 +1,267 @@
+"""Fast path of int8 convolutions: matrix products in BLAS floats and an epilogue in doubles, block by block.
+
+Why it is exact: a sum of int8 products is an integer, and a float holds every integer below 2**24 (a double below
+2**53), so the products are right as long as 128 * sum |w| stays below that, which is checked for the kernels at hand.
+The DPU's integers are below 2**32, its multipliers below 2**15: their products are exact in doubles, scaling by a power
+of two is exact, and rint rounds ties to even like the chip (S-04). Everything else takes the plain path, which the
+tests compare with this one bit for bit. Native kernels can take the place of ``_direct`` and ``_depthwise``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from delegate.hw.sim import dpu_rdma, fetch, writer
+from delegate.hw.sim.dpu import ADD
+from delegate.hw.sim.dpu_rdma import LaneValues
+from delegate.hw.sim.memory import AddressSpace
+from delegate.hw.sim.numbers import Numbers
+from delegate.hw.sim.precision import INT8
+
+if TYPE_CHECKING:
+    from delegate.hw.sim.passes import Buffers, Convolution, Kernels
+
+Int8s = npt.NDArray[np.int8]
+Doubles = npt.NDArray[np.float64]
+ATOM = 16  # int8 elements; moved as one complex double, which numpy copies as 16 bytes
+FLOAT_EXACT, DOUBLE_EXACT, INT32_LIMIT = 2.0**24, 2.0**53, 2.0**31
+BLOCK = 1 << 16  # elements of an epilogue block; doubles of it stay in the cache
+COLUMNS = 1 << 21  # floats of gathered input for one product
+
+
+def suits(pass_: Convolution) -> bool:
+    """Whether the fast path knows everything this task does."""
+    front, plan, stage, output = pass_.front, pass_.dpu, pass_.dpu.elementwise, pass_.dpu.output
+    features, scale = front.features, pass_.dpu.scale
+    simple = features.precision is INT8 and not features.pixel_channels and features.converter is None
+    simple = simple and not features.reuse and front.window.upsampling == (1, 1) and not pass_.core.away_from_zero
+    simple = simple and plan.norm is None and plan.tables is None and not plan.writer.transposed
+    simple = simple and output.format.name == "int8" and not output.away_from_zero
+    if scale is not None:
+        simple = simple and scale.algorithm in (None, ADD) and not scale.prelu and scale.relux is None
+        simple = simple and (not scale.multiply or scale.multiply_source == "memory")
+        simple = simple and (scale.algorithm is None or scale.alu_source == "memory")
+    if stage is not None:
+        simple = simple and stage.algorithm == ADD and stage.source == "memory" and not stage.away_from_zero
+        simple = simple and not stage.relu
+    return simple
+
+
+@dataclass(frozen=True, eq=False)
+class Lanes:
+    """Per-channel operands as doubles, (channels)."""
+
+    add: Doubles
+    multiply: Doubles | None
+    factor: int | Doubles  # CPEND
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Kernels in the form a product wants, and the largest magnitude a sum can have."""
+
+    values: Numbers  # float32 or float64
+    bound: float
+
+
+@dataclass(frozen=True, eq=False)
+class FastConvolution:
+    """A convolution that runs fast where its data allow, else as the plain pass it holds."""
+
+    plain: Convolution
+
+    def run(self, memory: AddressSpace, buffers: Buffers, task: str) -> None:
+        plain = self.plain
+        writer.check_mapped(memory, plain.dpu.writer, task)
+        kernels = buffers.fetch_kernels(memory, plain.front.weights, task)
+        stored = fetch.cube(memory, plain.front.features, task)
+        lanes = self._lanes(memory, task)
+        matrix = self._matrix(kernels, lanes.factor)
+        reach = matrix.bound + float(np.abs(lanes.add).max(initial=0.0))
+        if reach >= INT32_LIMIT or matrix.bound >= DOUBLE_EXACT:  # something saturates on the way
+            plain.run(memory, buffers, task)
+            return
+        features = plain.front.features
+        copy = _gather(stored).reshape(features.height, features.width, -1)  # int8 (height, width, channels)
+        buffers.features = (features.geometry, lambda: copy.astype(np.int64))
+        operand = None
+        if plain.dpu.elementwise is not None:
+            assert plain.reader is not None
+            operand = dpu_rdma.read_operand(memory, plain.reader, task).astype(np.float64)
+        run = self._depthwise if plain.front.weights.depthwise else self._direct
+        run(memory, copy, matrix, lanes, operand, task)
+
+    def _lanes(self, memory: AddressSpace, task: str) -> Lanes:
+        plan, reader = self.plain.dpu, self.plain.reader
+        values = LaneValues()
+        if reader is not None and (plan.scale is not None or plan.pend is not None):
+            values = dpu_rdma.read_lane(memory, reader.scale_lane, plan.channels, True, task)
+        scale = plan.scale
+        zeros = np.zeros(plan.channels)
+        adds = scale is not None and scale.algorithm == ADD and values.add is not None
+        add = values.add.astype(np.float64) if adds and values.add is not None else zeros
+        multiplies = scale is not None and scale.multiply and values.multiply is not None
+        multiply = values.multiply.astype(np.float64) if multiplies and values.multiply is not None else None
+        factor: int | Doubles = 0
+        if plan.pend is not None:
+            from_memory = plan.pend.source == "memory" and values.pend is not None
+            factor = values.pend.astype(np.float64) if from_memory and values.pend is not None else plan.pend.factor
+        return Lanes(add, multiply, factor)
+
+    def _matrix(self, kernels: Kernels, factor: int | Doubles) -> Matrix:
+        """Kernels plus the CPEND factor: sum x (w + f) is sum x w + f sum x. Kept with the kernels they come from."""
+        channels, depthwise = self.plain.dpu.channels, self.plain.front.weights.depthwise
+        name = factor if isinstance(factor, int) else factor.tobytes()
+        key = (name, channels)
+        known = kernels.derived.get(key)
+        if isinstance(known, Matrix):
+            return known
+        numbers = kernels.numbers  # (kernels, kh, kw, channels)
+        if depthwise:
+            wide = numbers[0].astype(np.float64)  # (kh, kw, channels)
+            wide += factor if isinstance(factor, int) else factor[: wide.shape[2]]
+            bound = 128.0 * float(np.abs(wide).sum(axis=(0, 1)).max())
+        else:
+            wide = np.zeros((channels, numbers[0].size))
+            wide[: len(numbers)] = numbers.reshape(len(numbers), -1)
+            wide += factor if isinstance(factor, int) else factor[:, None]
+            bound = 128.0 * float(np.abs(wide).sum(axis=1).max())
+            wide = wide.T
+        exact = np.float32 if bound < FLOAT_EXACT else np.float64
+        matrix = Matrix(np.ascontiguousarray(wide, exact), bound)
+        kernels.derived[key] = matrix
+        return matrix
+
+    def _direct(
+        self, memory: AddressSpace, copy: Int8s, matrix: Matrix, lanes: Lanes, operand: Doubles | None, task: str
+    ) -> None:
+        """Products of gathered rows with the kernel matrix, then the epilogue, for blocks of output rows."""
+        plain, core, window = self.plain, self.plain.core, self.plain.front.window
+        kind = matrix.values.dtype
+        result = np.empty((core.height * core.width, plain.dpu.channels), np.int8)
+        pointwise = window.kernel == (1, 1) and window.stride == (1, 1) and window.padding == (0, 0)
+        if pointwise:
+            full = copy[: core.height, : core.width]
+        else:
+            pads = fetch.pad_values(window, plain.front.features, False, plain.pad_lanes, task).astype(np.int8)
+            full = fetch.padded(copy, plain.front.features, window, (core.height, core.width), pads)
+        depth = matrix.values.shape[0]
+        rows = max(1, COLUMNS // (core.width * depth))
+        for top in range(0, core.height, rows):
+            count = min(rows, core.height - top)
+            columns = np.empty((count, core.width, depth), kind)
+            for index in range(window.kernel[0] * window.kernel[1]):
+                y, x = divmod(index, window.kernel[1])
+                y, x = y * window.dilation[0] + top * window.stride[0], x * window.dilation[1]
+                seen = full[
+                    y : y + (count - 1) * window.stride[0] + 1 : window.stride[0],
+                    x : x + (core.width - 1) * window.stride[1] + 1 : window.stride[1],
+                ]
+                columns[:, :, index * seen.shape[2] : (index + 1) * seen.shape[2]] = seen
+            sums = columns.reshape(count * core.width, depth) @ matrix.values
+            first = top * core.width
+            part = slice(first, first + len(sums))
+            self._finish(sums, lanes, operand[part] if operand is not None else None, matrix.bound, result[part])
+        _scatter(memory, plain.dpu.writer, result, task)
+
+    def _depthwise(
+        self, memory: AddressSpace, copy: Int8s, matrix: Matrix, lanes: Lanes, operand: Doubles | None, task: str
+    ) -> None:
+        """Tap by tap over rows of whole channels."""
+        plain, core, window = self.plain, self.plain.core, self.plain.front.window
+        pads = fetch.pad_values(window, plain.front.features, True, plain.pad_lanes, task).astype(np.int8)
+        full = fetch.padded(copy, plain.front.features, window, (core.height, core.width), pads)
+        channels, kind, step = full.shape[2], matrix.values.dtype, window.stride[1]
+        # Columns apart by the stride lie side by side, so that a tap reads one run of memory for each row.
+        phases = [full[:, phase::step].astype(kind).reshape(len(full), -1) for phase in range(step)]
+        tiled = np.tile(matrix.values, (1, 1, core.width))  # (kh, kw, width * channels)
+        run = core.width * channels
+        result = np.empty((core.height * core.width, plain.dpu.channels), np.int8)
+        rows = max(1, BLOCK // run)
+        for top in range(0, core.height, rows):
+            count = min(rows, core.height - top)
+            sums = np.zeros((count, run), kind)
+            product = np.empty_like(sums)
+            for ky in range(window.kernel[0]):
+                y = ky * window.dilation[0] + top * window.stride[0]
+                lines = slice(y, y + (count - 1) * window.stride[0] + 1, window.stride[0])
+                for kx in range(window.kernel[1]):
+                    start, phase = divmod(kx * window.dilation[1], step)
+                    seen = phases[phase][lines, start * channels : start * channels + run]
+                    np.multiply(seen, tiled[ky, kx], out=product)
+                    sums += product
+            every = np.zeros((count * core.width, plain.dpu.channels), kind)
+            every[:, :channels] = sums.reshape(count * core.width, channels)
+            part = slice(top * core.width, (top + count) * core.width)
+            self._finish(every, lanes, operand[part] if operand is not None else None, matrix.bound, result[part])
+        _scatter(memory, plain.dpu.writer, result, task)
+
+    def _finish(self, sums: Numbers, lanes: Lanes, operand: Doubles | None, bound: float, result: Int8s) -> None:
+        """BS, EW and OUT_CVT on sums (pixels, channels) into ``result``, in blocks."""
+        plan, scale = self.plain.dpu, self.plain.dpu.scale
+        output = plan.output
+        factor = output.scale * 2.0**-output.shift
+        step = max(1, BLOCK // sums.shape[1])
+        work = np.empty((step, sums.shape[1]))
+        for first in range(0, len(sums), step):
+            part = slice(first, min(first + step, len(sums)))
+            values = work[: part.stop - part.start]
+            if self.plain.core.truncate:
+                np.multiply(sums[part], 2.0**-self.plain.core.truncate, out=values)
+                np.rint(values, out=values)
+                values += lanes.add
+            else:
+                np.add(sums[part], lanes.add, out=values)
+            if lanes.multiply is not None and scale is not None:
+                np.multiply(values, lanes.multiply, out=values)
+                if scale.shift_negative == scale.shift:
+                    np.multiply(values, 2.0**-scale.shift, out=values)
+                else:
+                    values *= np.where(values < 0, 2.0**-scale.shift_negative, 2.0**-scale.shift)
+                np.rint(values, out=values)
+                np.clip(values, -INT32_LIMIT, INT32_LIMIT - 1, out=values)
+            if scale is not None and scale.relu:
+                np.maximum(values, 0.0, out=values)
+            if operand is not None:
+                values += self._converted(operand[part])
+                np.clip(values, -INT32_LIMIT, INT32_LIMIT - 1, out=values)
+            np.multiply(values, factor, out=values)
+            np.rint(values, out=values)
+            np.add(values, output.offset, out=values)
+            np.maximum(values, -128.0, out=values)
+            np.minimum(values, 127.0, out=values)
+            result[part] = values
+
+    def _converted(self, operand: Doubles) -> Doubles:
+        """The EW operand converter in doubles; see stages.convert_operand."""
+        stage = self.plain.dpu.elementwise
+        assert stage is not None
+        if not stage.convert:
+            return operand
+        before, after = (stage.offset, 0) if stage.add_first else (0, stage.offset)
+        converted = np.rint((operand + before) * (stage.scale * 2.0**-stage.shift)) + after
+        clipped: Doubles = np.clip(converted, -INT32_LIMIT, INT32_LIMIT - 1)
+        return clipped
+
+
+def _gather(stored: Int8s) -> Int8s:
+    """A cube (surfaces, height, width, 16) to (height, width, surfaces, 16), contiguous; atoms move as one element."""
+    atoms = stored.view(np.complex128)[..., 0]
+    return np.ascontiguousarray(atoms.transpose(1, 2, 0)).view(np.int8)
+
+
+def _scatter(memory: AddressSpace, plan: writer.Writer, result: Int8s, task: str) -> None:
+    """Writes (pixels, channels) like writer.write, atom by atom."""
+    atoms = result.view(np.complex128).reshape(plan.height, plan.width, -1)
+    count = atoms.shape[2]
+    for first in range(0, count, plan.surfaces):
+        last = min(first + plan.surfaces, count)
+        address = plan.address + first // plan.surfaces * plan.group_pitch
+        shape = (last - first, plan.height, plan.width)
+        strides = (plan.surface_pitch, plan.row_pitch, ATOM)
+        view = memory.strided(address, shape, strides, np.dtype(np.complex128), f"{task}: DPU output")
+        view[...] = atoms[:, :, first:last].transpose(2, 0, 1)

@@ -1,0 +1,236 @@
+"""One simulated NPU core: PC, which fetches command streams, and the pass through the blocks each stream fires.
+
+A stream is decoded once for each register state it meets (all checks are made then); later runs find the decoded task
+by the bytes of the stream and the state, both compared in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from delegate.errors import RegisterError, SimulatorError
+from delegate.hw.regcmd import Command, fire_names, parse_word
+from delegate.hw.registers import Register
+from delegate.hw.regs import CNA, CORE, DPU, PC
+from delegate.hw.sim import lookup
+from delegate.hw.sim.memory import AddressSpace
+from delegate.hw.sim.passes import Buffers, Options, Pass, decode_pass
+from delegate.hw.sim.registers import BLOCK_NAMES, IGNORED_BITS, POINTERS, CoreState, LookupTables, TaskRegisters
+from delegate.hw.soc import RK3588, Soc
+
+AMOUNT_BITS = 0xFFFF  # of PC.REGISTER_AMOUNTS; 17:16 hold a core count in vendor streams (C-24)
+KERNEL_POINTER = 0xE  # what the kernel writes to S_POINTER of CNA and CORE before a start (npu.md §2.3)
+DECODED_LIMIT = 8192  # tasks kept decoded
+WARNING_LIMIT = 256
+STATUS_REGISTERS = ("S_STATUS", "RDMA_S_STATUS")
+ENABLE_REGISTERS = ("OPERATION_ENABLE", "RDMA_OPERATION_ENABLE")
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A stream met in a state: what it fires, the state after it, and where PC goes next."""
+
+    run: Pass
+    state: CoreState
+    state_id: int
+    link: int | None  # address of the next stream
+    link_words: int  # words that will be fetched there
+    words: int  # up to the fire word, included
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class Stream:
+    """A stream while it is decoded: the state it writes and what it says about its successor."""
+
+    state: CoreState
+    tables: LookupTables
+    link: int | None = None
+    amount: int = 0
+    synced: bool = False
+    table_config: dict[str, int] | None = None
+    table_position: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+class Machine:
+    """A core with its register files and CBUF, over an address space that may be shared with others.
+
+    ``warnings`` collects what silicon tolerates but programs should not do.
+    """
+
+    def __init__(self, memory: AddressSpace, soc: Soc = RK3588, options: Options | None = None) -> None:
+        self.memory = memory
+        self.soc = soc
+        self.options = options or Options()
+        self.warnings: dict[str, int] = {}
+        self.tasks = 0  # fired since the start, for messages
+        self._decoded: dict[tuple[int, bytes], Decoded] = {}
+        self._state_ids: dict[Hashable, int] = {}
+        self._state_count = 0
+        self._buffers = Buffers()
+        self.reset()
+
+    def reset(self) -> None:
+        """A core reset: register files and CBUF are lost."""
+        self._set_state(CoreState.reset())
+        self._buffers.forget()
+
+    def begin_job(self) -> None:
+        """A new job: CBUF contents are not to be relied on (S-76), tables are gone (C-1)."""
+        self._buffers.forget()
+        if self._state.tables != LookupTables():
+            self._set_state(replace(self._state, tables=LookupTables()))
+
+    def run_chain(self, address: int, words: int, tasks: int) -> None:
+        """One start of PC: ``tasks`` streams, the first of ``words`` 64-bit words; raises SimulatorError.
+
+        After an error the core must be reset, as the kernel's watchdog does.
+        """
+        self._write_kernel_pointers()
+        for index in range(tasks):
+            task = f"task {self.tasks} (stream {address:#x})"
+            self.tasks += 1
+            decoded = self._fetch(address, words, task)
+            for warning in decoded.warnings:
+                self.warn(warning)
+            decoded.run.run(self.memory, self._buffers, task)
+            self._state, self._state_id = decoded.state, decoded.state_id
+            if index + 1 == tasks:
+                return
+            if decoded.link is None:
+                raise SimulatorError(
+                    f"{task}: PC stops after task {index + 1} of {tasks}: no PC.BASE_ADDRESS leads to the next (S-94)"
+                )
+            address, words = decoded.link, decoded.link_words
+
+    def warn(self, text: str) -> None:
+        if text in self.warnings or len(self.warnings) < WARNING_LIMIT:
+            self.warnings[text] = self.warnings.get(text, 0) + 1
+
+    def _set_state(self, state: CoreState) -> None:
+        self._state = state
+        self._state_id = self._identify(state)
+
+    def _identify(self, state: CoreState) -> int:
+        """A number that only equal states share."""
+        self._state_count += 1
+        return self._state_ids.setdefault(state.key(), self._state_count)
+
+    def _write_kernel_pointers(self) -> None:
+        """The kernel's own writes before a start; a change of state only the first time."""
+        fields = CNA.S_POINTER.decode(KERNEL_POINTER)
+        blocks = dict(self._state.blocks)
+        for block in (CNA, CORE):
+            blocks[block] = blocks[block].set_pointer(fields)
+        if any(blocks[block] != self._state.blocks[block] for block in (CNA, CORE)):
+            self._set_state(replace(self._state, blocks=blocks))
+
+    def _fetch(self, address: int, words: int, task: str) -> Decoded:
+        if address % 16:
+            raise SimulatorError(f"{task}: stream address {address:#x}: 16-byte aligned (PC.BASE_ADDRESS)")
+        limit = 2 * (AMOUNT_BITS + 1)
+        if not 0 < words <= limit:
+            raise SimulatorError(f"{task}: {words} words: 1 to {limit} (PC.REGISTER_AMOUNTS)")
+        raw = self._stream_bytes(address, words, task)
+        key = (self._state_id, raw)
+        decoded = self._decoded.get(key)
+        if decoded is None:
+            if len(self._decoded) >= DECODED_LIMIT:
+                self._decoded.clear()
+                self._state_ids = {self._state.key(): self._state_id}
+            decoded = self._decoded[key] = self._decode(raw, task)
+        return decoded
+
+    def _stream_bytes(self, address: int, words: int, task: str) -> bytes:
+        """The words of a stream; a prefetch may reach past the end of the buffer, its tail then reads as no-ops."""
+        what = f"{task}: PC fetch"
+        self.memory.bytes(address, 8, what)
+        room = next(r.end - address for r in self.memory.regions if r.address <= address < r.end)
+        return self.memory.bytes(address, min(8 * words, room // 8 * 8), what).tobytes()
+
+    def _decode(self, raw: bytes, task: str) -> Decoded:
+        stream = Stream(self._state.copy(), self._state.tables)
+        words = np.frombuffer(raw, np.uint64)
+        for index, word in enumerate(words.tolist()):
+            try:
+                command = parse_word(word)
+            except RegisterError as error:
+                raise SimulatorError(f"{task}: word {index}: {error}") from None
+            if command.kind == "fire":
+                return self._fire(stream, command.value, index + 1, task)
+            if command.kind == "sync":
+                stream.synced = True
+            elif command.register is not None:
+                write_register(stream, command.register, command, f"{task}: word {index}")
+        raise SimulatorError(f"{task}: no fire word (target 0x0081) in {len(words)} words: the task never completes")
+
+    def _fire(self, stream: Stream, mask: int, words: int, task: str) -> Decoded:
+        """Snapshots the groups that the fired blocks execute, builds their pass, and flips the pointers."""
+        try:
+            names = fire_names(mask)
+        except RegisterError as error:
+            raise SimulatorError(f"{task}: {error}") from None
+        if not stream.synced:  # absence is tolerated (C-17)
+            stream.warnings.append("no 0x0041 word before the fire word")
+        fired = [BLOCK_NAMES[name] for name in names]
+        blocks = stream.state.blocks
+        groups = {block: blocks[block].groups[blocks[block].executer] for block in fired}
+        for block, group in groups.items():
+            if not group:
+                raise SimulatorError(f"{task}: fire word {mask:#x} starts {block.__name__}, which was never programmed")
+        registers = TaskRegisters(task, groups, stream.tables, stream.warnings.append)
+        work = decode_pass(registers, frozenset(names), self.soc, self.options)
+        after = {block: state.fired() if block in groups else state for block, state in blocks.items()}
+        state = CoreState(after, stream.tables)
+        state_id = self._identify(state)
+        # The amount counts pairs of words, less one (npu.md §2.2).
+        return Decoded(work, state, state_id, stream.link, 2 * (stream.amount + 1), words, tuple(stream.warnings))
+
+
+def write_register(stream: Stream, register: Register, command: Command, where: str) -> None:
+    """One register write of a stream; raises SimulatorError for writes that a stream must not make."""
+    block = register.block
+    unnamed = command.value & ~register.known_mask & ~IGNORED_BITS.get(register, 0)
+    if unnamed:
+        raise SimulatorError(
+            f"{where}: {register.full_name} = {command.value:#x} sets bits {unnamed:#x} without a name"
+        )
+    if block is PC:
+        _write_pc(stream, register, command.value, where)
+        return
+    if register.name in STATUS_REGISTERS:
+        raise SimulatorError(f"{where}: {register.full_name} is read only")
+    if register.name in ENABLE_REGISTERS:
+        stream.warnings.append(f"{register.full_name} is written by a stream; the fire word starts the blocks")
+        return
+    if register is POINTERS[block]:
+        if block in (CNA, CORE):
+            raise SimulatorError(f"{where}: {register.full_name} belongs to the kernel: the job never finishes (S-92)")
+        blocks = dict(stream.state.blocks)
+        blocks[block] = blocks[block].set_pointer(register.decode(command.value))
+        stream.state = CoreState(blocks, stream.state.tables)
+        return
+    if register is DPU.LUT_ACCESS_CFG:
+        stream.table_config, stream.table_position = register.decode(command.value), 0
+    elif register is DPU.LUT_ACCESS_DATA and stream.table_config and stream.table_config["lut_access_type"]:
+        try:
+            stream.tables = lookup.store(stream.tables, stream.table_config, stream.table_position, command.value)
+        except SimulatorError as error:
+            raise SimulatorError(f"{where}: {error}") from None
+        stream.table_position += 1
+    stream.state.blocks[block].write(register.offset, command.value)
+
+
+def _write_pc(stream: Stream, register: Register, value: int, where: str) -> None:
+    if register is PC.BASE_ADDRESS:
+        if value & 0xF:
+            raise SimulatorError(f"{where}: PC.BASE_ADDRESS = {value:#x}: 16-byte aligned, PC mode")
+        stream.link = value or None
+    elif register is PC.REGISTER_AMOUNTS:
+        stream.amount = value & AMOUNT_BITS
+    else:
+        raise SimulatorError(f"{where}: {register.full_name} belongs to the kernel")

@@ -1,0 +1,220 @@
+"""One pass through the blocks: a fired task, decoded, with the plain way to run it.
+
+Convolution: CNA -> CORE -> DPU (-> with DPU_RDMA's operands); flying: DPU_RDMA -> DPU; pooling: PPU_RDMA -> PPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from delegate.errors import SimulatorError
+from delegate.hw.sim import cna, core, dpu, dpu_rdma, fast, fetch, ppu, stages, writer
+from delegate.hw.sim.cna import Front, Weights
+from delegate.hw.sim.dpu_rdma import LaneValues, Reader
+from delegate.hw.sim.memory import AddressSpace
+from delegate.hw.sim.numbers import Numbers, saturate
+from delegate.hw.sim.precision import INT16
+from delegate.hw.sim.registers import TaskRegisters
+from delegate.hw.soc import Soc
+from delegate.hw.task import Bytes
+
+KNOWN_FIRES = (
+    frozenset({"CNA", "CORE", "DPU"}),
+    frozenset({"CNA", "CORE", "DPU", "DPU_RDMA"}),
+    frozenset({"DPU", "DPU_RDMA"}),
+    frozenset({"PPU", "PPU_RDMA"}),
+)
+UNPACKED_LIMIT = 512 << 20  # bytes of unpacked kernels that are kept
+
+
+class Pass(Protocol):
+    def run(self, memory: AddressSpace, buffers: Buffers, task: str) -> None:
+        """Runs the task; raises SimulatorError."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """Fetched kernels: the packed bytes, their unpacked form, and forms that fast paths derive and keep."""
+
+    packed: Bytes
+    weights: Weights
+    numbers: Numbers  # (kernels, kh, kw, channels)
+    derived: dict[object, object] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Buffers:
+    """The CBUF between tasks, and kernels already unpacked (kept as long as memory holds the same bytes)."""
+
+    features: tuple[tuple[int, ...], Callable[[], Numbers]] | None = None  # geometry, values
+    kernels: Kernels | None = None
+    _unpacked: dict[Hashable, Kernels] = field(default_factory=dict)
+    _unpacked_bytes: int = 0
+
+    def forget(self) -> None:
+        """CBUF contents are lost; what was unpacked is still right for equal bytes."""
+        self.features = self.kernels = None
+
+    def fetch_kernels(self, memory: AddressSpace, weights: Weights, task: str) -> Kernels:
+        """The kernels of a task, from memory or, with WEIGHT_REUSE, as the task before left them (F-35)."""
+        if weights.reuse:
+            held = self.kernels
+            if held is None or not _reusable(held.weights, weights):
+                have = "nothing" if held is None else "other kernels or bank split"
+                raise SimulatorError(
+                    f"{task}: CNA.CBUF_CON0.weight_reuse = 1: the CBUF holds {have}: needs the same kernels and banks, "
+                    "left by the task before in the same job (S-75, S-76)"
+                )
+            return held
+        packed = memory.bytes(weights.address, weights.size, f"{task}: CNA weights")
+        key = (weights.address, weights.size, weights.kernels, weights.kernel, weights.channels, weights.precision)
+        known = self._unpacked.get(key)
+        if known is None or not _same_bytes(known.packed, packed):
+            copy = packed.copy()
+            known = Kernels(copy, weights, fetch.unpack_weights(copy, weights))
+            self._unpacked_bytes += known.numbers.nbytes
+            if self._unpacked_bytes > UNPACKED_LIMIT:
+                self._unpacked.clear()
+                self._unpacked_bytes = known.numbers.nbytes
+            self._unpacked[key] = known
+        self.kernels = known
+        return known
+
+
+def _same_bytes(left: Bytes, right: Bytes) -> bool:
+    if left.size % 8 == 0:
+        return bool((left.view(np.uint64) == right.view(np.uint64)).all())
+    return bool((left == right).all())
+
+
+def _reusable(held: Weights, wanted: Weights) -> bool:
+    """Same kernels and split, and all of them in the CBUF."""
+    same = (held.kernels, held.kernel, held.channels, held.precision, held.depthwise, held.banks) == (
+        wanted.kernels,
+        wanted.kernel,
+        wanted.channels,
+        wanted.precision,
+        wanted.depthwise,
+        wanted.banks,
+    )
+    return same and held.resident
+
+
+def fetch_features(memory: AddressSpace, buffers: Buffers, front: Front, task: str) -> Numbers:
+    """Features of a task, (height, width, channels), from memory or as the task before left them (DATA_REUSE)."""
+    features = front.features
+    if features.reuse:
+        if buffers.features is None or buffers.features[0] != features.geometry:
+            raise SimulatorError(
+                f"{task}: CNA.CBUF_CON0.data_reuse = 1: the CBUF does not hold a feature window of this geometry from "
+                "the task before in the same job (S-75, S-76)"
+            )
+        return buffers.features[1]()
+    numbers = fetch.read_features(memory, features, task)
+    buffers.features = (features.geometry, lambda: numbers)
+    return numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """CNA -> CORE -> DPU."""
+
+    front: Front
+    core: core.Core
+    dpu: dpu.Dpu
+    reader: Reader | None
+    pad_lanes: bool  # see fetch.pad_values
+
+    def run(self, memory: AddressSpace, buffers: Buffers, task: str) -> None:
+        writer.check_mapped(memory, self.dpu.writer, task)
+        kernels = buffers.fetch_kernels(memory, self.front.weights, task).numbers
+        numbers = fetch_features(memory, buffers, self.front, task)
+        lane = scale_lane(memory, self.dpu, self.reader, task)
+        finish(memory, self.dpu, self.reader, self.accumulate(numbers, kernels, lane, task), lane, task)
+
+    def accumulate(self, numbers: Numbers, kernels: Numbers, scale_lane: LaneValues, task: str) -> Numbers:
+        """What enters the DPU's BS stage, (pixels, channels): the accumulators, CPEND included."""
+        front, plan = self.front, self.core
+        depthwise, window, precision = front.weights.depthwise, front.window, front.features.precision
+        pads = fetch.pad_values(window, front.features, depthwise, self.pad_lanes, task)
+        full = fetch.padded(numbers, front.features, window, (plan.height, plan.width), pads)
+        if not precision.integer:
+            return core.accumulate_float(full, kernels, window, plan, depthwise, precision.chunk)
+        total = core.accumulate_integer(full, kernels, window, plan, depthwise)
+        bits = core.WIDE_ACCUMULATOR_BITS if precision is INT16 else core.ACCUMULATOR_BITS
+        if self.dpu.pend is not None:  # before the truncation (F-54)
+            sums = core.window_sums(full, window, plan, depthwise)
+            total = saturate(total, bits) + stages.pend_factor(self.dpu.pend, scale_lane) * sums
+        return core.hand_over(total, plan, bits)
+
+
+@dataclass(frozen=True, eq=False)
+class Flying:
+    """DPU_RDMA -> DPU, without convolution."""
+
+    dpu: dpu.Dpu
+    reader: Reader
+
+    def run(self, memory: AddressSpace, buffers: Buffers, task: str) -> None:
+        writer.check_mapped(memory, self.dpu.writer, task)
+        buffers.forget()  # the CBUF is not promised to survive another task
+        lane = scale_lane(memory, self.dpu, self.reader, task)
+        finish(memory, self.dpu, self.reader, dpu_rdma.read_main(memory, self.reader, task), lane, task)
+
+
+def scale_lane(memory: AddressSpace, plan: dpu.Dpu, reader: Reader | None, task: str) -> LaneValues:
+    """The per-channel operands of BS and CPEND."""
+    if reader is None or (plan.scale is None and plan.pend is None):
+        return LaneValues()
+    return dpu_rdma.read_lane(memory, reader.scale_lane, plan.channels, plan.integer, task)
+
+
+def finish(
+    memory: AddressSpace, plan: dpu.Dpu, reader: Reader | None, values: Numbers, lane: LaneValues, task: str
+) -> None:
+    """Operands from memory, the DPU's stages, and the writer."""
+    norm_lane = LaneValues()
+    operand = None
+    if reader is not None:
+        if plan.norm is not None:
+            norm_lane = dpu_rdma.read_lane(memory, reader.norm_lane, plan.channels, plan.integer, task)
+        if plan.elementwise is not None and plan.elementwise.source == "memory":
+            operand = dpu_rdma.read_operand(memory, reader, task)
+    result = stages.run(values, plan, lane, norm_lane, operand, task)
+    writer.write(memory, plan.writer, result, task)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a machine runs: ``plain`` models only, and where sources differ, which reading of the silicon."""
+
+    plain: bool = False
+    pad_lanes: bool = False  # PAD_CON1 by byte lanes in depthwise convolutions (S-36) instead of its low byte (F-30)
+
+
+def decode_pass(regs: TaskRegisters, fired: frozenset[str], soc: Soc, options: Options) -> Pass:
+    """The pass that the fired blocks make together; raises SimulatorError for a set that is not known to run."""
+    if fired not in KNOWN_FIRES:
+        names = ", ".join("|".join(sorted(known)) for known in KNOWN_FIRES)
+        raise SimulatorError(f"{regs.task}: fire word starts {'|'.join(sorted(fired)) or 'nothing'}: known are {names}")
+    if "PPU" in fired:
+        return ppu.decode(regs)
+    if "CNA" not in fired:
+        plan = dpu.decode(regs, None, None, False)
+        reader = dpu_rdma.decode(regs, True, False)
+        dpu.check_operands(regs, plan, reader)
+        return Flying(plan, reader)
+    front = cna.decode(regs, soc)
+    array = core.decode(regs, front)
+    depthwise = front.weights.depthwise
+    plan = dpu.decode(regs, array, front.features.precision, depthwise)
+    reader_or_none = dpu_rdma.decode(regs, False, depthwise) if "DPU_RDMA" in fired else None
+    dpu.check_operands(regs, plan, reader_or_none)
+    convolution = Convolution(front, array, plan, reader_or_none, options.pad_lanes)
+    if options.plain or not fast.suits(convolution):
+        return convolution
+    return fast.FastConvolution(convolution)

@@ -1,0 +1,145 @@
+"""The DPU's write DMA: where each channel group and surface goes, evaluated literally from the registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from delegate.hw.regs import DPU
+from delegate.hw.sim.core import Core
+from delegate.hw.sim.memory import AddressSpace
+from delegate.hw.sim.numbers import Stored
+from delegate.hw.sim.precision import INT16, Format, Precision
+from delegate.hw.sim.registers import TaskRegisters
+
+TRANSPOSE_LARGEST = 32  # channels of the transposing writer (S-127)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Destination of a task; true sizes, pitches in bytes.
+
+    Channel group g holds ``surfaces`` surfaces; surface j of it starts at address + g * group_pitch + j * surface_pitch
+    and holds one atom a pixel, rows ``row_pitch`` apart (F-70, npu.md §5.6, C-20).
+    """
+
+    address: int
+    width: int
+    height: int
+    channels: int
+    format: Format
+    surfaces: int
+    surface_pitch: int
+    group_pitch: int
+    row_pitch: int
+    transposed: bool
+
+
+def decode(
+    regs: TaskRegisters,
+    width: int,
+    height: int,
+    channels: int,
+    out: Format,
+    core: Core | None,
+    precision: Precision | None,
+    depthwise: bool,
+) -> Writer:
+    """The write plan; raises SimulatorError for geometries that hang or leave parts unwritten on silicon."""
+    config, notch = regs[DPU.BS_OW_CFG], regs[DPU.DATA_CUBE_NOTCH_ADDR]
+    sizes = {config[f"size_e_{part}"] for part in range(3)}
+    regs.require(len(sizes) == 1, DPU.BS_OW_CFG, hex(regs.value(DPU.BS_OW_CFG)), "the same SIZE_E in all three fields")
+    surfaces = sizes.pop() + 1
+    transposed = bool(config["tp_org_en"])
+    same = notch["notch_addr_0"] == notch["notch_addr_1"]
+    limit = "both halves the same: otherwise most is unwritten and other memory is (S-48)"
+    regs.require(same, DPU.DATA_CUBE_NOTCH_ADDR, hex(regs.value(DPU.DATA_CUBE_NOTCH_ADDR)), limit)
+    _check_wdma(regs, width, height, channels, transposed)
+    plane = 16 * width * height  # where nobody wrote a pitch, surfaces follow each other (F-05)
+    stride, add = plane, plane * surfaces
+    if regs.written(DPU.DST_SURF_STRIDE):
+        stride = regs[DPU.DST_SURF_STRIDE]["dst_surf_stride"] * 16
+    if regs.written(DPU.SURFACE_ADD):
+        add = regs[DPU.SURFACE_ADD]["surf_add"] * 16
+    address = regs[DPU.DST_BASE_ADDR]["dst_base_addr"]
+    regs.require(address % 16 == 0, DPU.DST_BASE_ADDR, hex(address), "16-byte aligned (npu.md §8)")
+    plan = Writer(
+        address, width, height, channels, out, surfaces, stride, add, 16 * (width + notch["notch_addr_0"]), transposed
+    )
+    if transposed:
+        _check_transposed(regs, plan, precision)
+    elif core is not None and precision is not None:
+        group = precision.depthwise_group if depthwise else precision.kernel_group
+        held = surfaces * out.atom
+        limit = f"{group * out.bits // 128 - 1}: a group of {group} {out.name} channels (npu.md §5.6, S-52 to S-60)"
+        regs.require(held == group, DPU.BS_OW_CFG, f"size_e {surfaces - 1}", limit)
+    return plan
+
+
+def _check_wdma(regs: TaskRegisters, width: int, height: int, channels: int, transposed: bool) -> None:
+    """WDMA_SIZE, where it is written, repeats the cube (F-71); streams that never write it work (C-26)."""
+    if regs.written(DPU.WDMA_SIZE_0):
+        size = regs[DPU.WDMA_SIZE_0]
+        got = size["channel_wdma"] + 1
+        regs.require(got == channels, DPU.WDMA_SIZE_0, f"channel {got}", f"the cube's {channels}")
+        regs.require_zero(DPU.WDMA_SIZE_0, "size_c_wdma")
+        limit = "set exactly with TP_ORG_EN"
+        regs.require(bool(size["tp_precision"]) == transposed, DPU.WDMA_SIZE_0, f"tp {size['tp_precision']}", limit)
+    if regs.written(DPU.WDMA_SIZE_1):
+        size = regs[DPU.WDMA_SIZE_1]
+        got_size = (size["width_wdma"] + 1, size["height_wdma"] + 1)
+        regs.require(got_size == (width, height), DPU.WDMA_SIZE_1, got_size, f"the cube's {(width, height)}")
+
+
+def _check_transposed(regs: TaskRegisters, plan: Writer, precision: Precision | None) -> None:
+    known = precision is INT16 and plan.format.name == "int32" and plan.width == 1 and plan.surfaces == 8
+    known = known and plan.channels == TRANSPOSE_LARGEST
+    limit = f"int16 columns with {TRANSPOSE_LARGEST} channels, size_e 7: nothing else is known (S-127)"
+    regs.require(known, DPU.BS_OW_CFG, "tp_org_en 1", limit)
+
+
+def write(memory: AddressSpace, plan: Writer, values: Stored, task: str) -> None:
+    """Writes (pixels, channels) of stored elements. Only whole atoms are written; a last group may be shorter.
+
+    Lanes of a last atom that no channel fills get 0 (F-72).
+    """
+    raw = values.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[values.dtype.itemsize])
+    if plan.transposed:
+        _write_transposed(memory, plan, raw, task)
+        return
+    atom = plan.format.atom
+    count = -(-plan.channels // atom)
+    if plan.channels % atom:
+        raw = np.concatenate((raw, np.zeros((raw.shape[0], -plan.channels % atom), raw.dtype)), axis=1)
+    surfaces = raw.reshape(plan.height, plan.width, count, atom)
+    for first in range(0, count, plan.surfaces):
+        last = min(first + plan.surfaces, count)
+        address = plan.address + first // plan.surfaces * plan.group_pitch
+        shape = (last - first, plan.height, plan.width, atom)
+        strides = (plan.surface_pitch, plan.row_pitch, 16, raw.dtype.itemsize)
+        view = memory.strided(address, shape, strides, raw.dtype, f"{task}: DPU output")
+        view[...] = surfaces[:, :, first:last].transpose(2, 0, 1, 3)
+
+
+def _write_transposed(memory: AddressSpace, plan: Writer, raw: Stored, task: str) -> None:
+    """int16 element (m, n) at 4 m + (n/4) % 4 + (n/16) 4 M + (n % 4) 16 M; the low half of the sum (S-127)."""
+    rows, columns = raw.shape
+    m, n = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    index = 4 * m + n // 4 % 4 + n // 16 * 4 * rows + n % 4 * 16 * rows
+    size = 2 * int(index.max() + 1)
+    view = memory.strided(plan.address, (size // 2,), (2,), np.dtype(np.uint16), f"{task}: DPU output")
+    view[index] = (raw & 0xFFFF).astype(np.uint16)
+
+
+def check_mapped(memory: AddressSpace, plan: Writer, task: str) -> None:
+    """Raises SimulatorError before any work is done if the destination is not mapped."""
+    if plan.transposed:
+        return
+    atom = plan.format.atom
+    count = -(-plan.channels // atom)
+    for first in (0, (count - 1) // plan.surfaces * plan.surfaces):
+        last = min(first + plan.surfaces, count)
+        address = plan.address + first // plan.surfaces * plan.group_pitch
+        shape, strides = (last - first, plan.height, plan.width, 16), (plan.surface_pitch, plan.row_pitch, 16, 1)
+        memory.strided(address, shape, strides, np.dtype(np.uint8), f"{task}: DPU output")

@@ -1,0 +1,201 @@
+"""The simulator behind the Device protocol: memory, jobs, cores, faults."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hw.sim.programs import BIAS, INPUT, OUTPUT, WEIGHTS, Fields, Shape, convolution, words
+
+from delegate.errors import DeviceError, SimulatorError
+from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
+from delegate.hw.registers import Register
+from delegate.hw.regs import DPU
+from delegate.hw.sim.device import Simulator
+
+SHAPE = Shape(4, 4, 16, 32, output=(4, 4))
+SIZES = {INPUT: 256, WEIGHTS: 512, BIAS: 128, OUTPUT: 512}
+
+
+def relocated(addresses: dict[int, Memory], shift: int = 14) -> list[int]:
+    """The test convolution with its buffers at the device's addresses."""
+
+    def place(register: Register, label: str, value: int) -> int:
+        return addresses[value].address if register.address else value
+
+    fields: Fields = {
+        register: {label: place(register, label, value) for label, value in values.items()}
+        for register, values in convolution(SHAPE, shift=shift).items()
+    }
+    return words(fields)
+
+
+class Job:
+    """A convolution that writes its bias, with buffers of its own."""
+
+    def __init__(self, device: Device, bias: int, shift: int = 14) -> None:
+        self.buffers = {address: device.allocate(size) for address, size in SIZES.items()}
+        self.buffers[BIAS].view.view(np.int32)[:] = bias
+        stream = np.array(relocated(self.buffers, shift), np.uint64)
+        self.stream = device.allocate(stream.nbytes)
+        self.stream.view[:] = stream.view(np.uint8)
+        task = DeviceTask(self.stream.address, len(stream))
+        self.job = DeviceJob((task,), (range(1),), (self.buffers[INPUT],), (self.buffers[OUTPUT],))
+
+    @property
+    def output(self) -> list[int]:
+        return sorted(set(self.buffers[OUTPUT].view.view(np.int8).tolist()))
+
+
+@pytest.fixture(params=[1, 3])
+def device(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
+    device = Simulator(cores=request.param)
+    yield device
+    device.close()
+
+
+def test_addresses_ascend_from_zero_with_a_gap(device: Simulator):
+    """S-201: the first buffer is at 0; whole pages; a page that is not mapped after each."""
+    first, second = device.allocate(1), device.allocate(5000)
+    third = device.allocate(1)
+    assert [memory.address for memory in (first, second, third)] == [0, 0x2000, 0x5000]
+    assert len(second.view) == 5000
+    device.free(second)
+    assert device.allocate(4096).address == 0x2000
+    with pytest.raises(SimulatorError, match="not mapped"):
+        device.memory.bytes(0x1000, 1, "test")
+
+
+def test_memory_is_zeroed_and_limited(device: Simulator):
+    memory = device.allocate(100)
+    memory.view[:] = 7
+    device.free(memory)
+    assert not device.allocate(100).view.any()
+    with pytest.raises(DeviceError, match="no room"):
+        device.allocate(1 << 33)
+    with pytest.raises(DeviceError, match="at least 1"):
+        device.allocate(0)
+    with pytest.raises(DeviceError, match="not allocated"):
+        device.free(memory)
+        device.free(memory)
+
+
+def test_jobs_run(device: Simulator):
+    jobs = [Job(device, bias) for bias in (1, 2, 3, 4)]
+    device.wait(device.submit([job.job for job in jobs]), 10)
+    assert [job.output for job in jobs] == [[1], [2], [3], [4]]
+
+
+def test_readers_wait_for_writers(device: Simulator):
+    """uapi.md A.2: a job sees what an earlier one wrote, whichever core it runs on."""
+    jobs = [Job(device, 1)]
+    for _ in range(9):
+        job = Job(device, 1)
+        before = jobs[-1].buffers[OUTPUT]
+        job.buffers[INPUT] = before  # 32 channels of it, 16 are read
+        job.buffers[WEIGHTS].view[::16] = 1
+        stream = np.array(relocated(job.buffers), np.uint64)
+        job.stream.view[:] = stream.view(np.uint8)
+        job.job = DeviceJob(job.job.tasks, job.job.chains, (before,), (job.buffers[OUTPUT],))
+        jobs.append(job)
+    device.wait(device.submit([job.job for job in jobs]), 10)
+    assert [job.output for job in jobs] == [[value] for value in range(1, 11)]
+
+
+def test_a_fault_is_raised_and_the_device_goes_on(device: Simulator):
+    """The kernel resets the core; the next job runs."""
+    good, bad = Job(device, 5), Job(device, 6)
+    broken = DeviceJob((DeviceTask(0xF0000000, 10),), (range(1),), (), (bad.buffers[OUTPUT],))
+    ticket = device.submit([broken, good.job])
+    with pytest.raises(SimulatorError, match="PC fetch"):
+        device.wait(ticket, 10)
+    assert good.output == [5]
+    device.wait(device.submit([bad.job]), 10)
+    assert bad.output == [6]
+
+
+def test_jobs_that_a_kernel_drops_are_refused(device: Simulator):
+    """S-202, S-204."""
+    job = Job(device, 1).job
+    both = DeviceJob(job.tasks, job.chains, job.writes, job.writes)
+    for bad, message in (
+        (both, "twice"),
+        (DeviceJob((), (), (), ()), "no tasks"),
+        (DeviceJob((DeviceTask(0, 0),), (range(1),), (), ()), "without words"),
+        (DeviceJob(job.tasks, (), (), ()), "cover"),
+    ):
+        with pytest.raises(DeviceError, match=message):
+            device.submit([bad])
+
+
+def test_waiting_ends_after_its_timeout(monkeypatch: pytest.MonkeyPatch):
+    device = Simulator()
+    gate = threading.Event()
+    monkeypatch.setattr(device.machines[0], "run_chain", lambda *_: gate.wait(10))
+    ticket = device.submit([Job(device, 1).job])
+    with pytest.raises(DeviceError, match="not done"):
+        device.wait(ticket, 0.01)
+    gate.set()
+    device.wait(ticket, 10)
+    with pytest.raises(DeviceError, match="no ticket"):
+        device.wait(3, 1)
+    device.close()
+
+
+def test_two_threads_share_a_device(device: Simulator):
+    results = {}
+
+    def use(name: int) -> None:
+        job = Job(device, name)
+        for _ in range(20):
+            job.buffers[OUTPUT].view[:] = 0
+            device.wait(device.submit([job.job]), 10)
+            results.setdefault(name, set()).add(tuple(job.output))
+
+    threads = [threading.Thread(target=use, args=(name,)) for name in (11, 22, 33)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {name: {(name,)} for name in (11, 22, 33)}
+
+
+@pytest.mark.parametrize("kernel", ["rocket", "rknpu"])
+def test_both_kernels_run_chains(kernel: str):
+    """uapi.md: the mainline kernel starts each task, the vendor's hands the range to PC."""
+    device = Simulator(kernel=kernel)  # type: ignore[arg-type]
+    jobs = [Job(device, bias) for bias in (1, 2)]
+    stream = jobs[0].stream.view.view(np.uint64)
+    count = len(stream)
+    if kernel == "rknpu":
+        stream[-4] = 0x0101 << 48 | jobs[1].stream.address << 16 | 0x10
+        stream[-3] = 0x0101 << 48 | ((count + 1) // 2 - 1) << 16 | 0x14
+    tasks = tuple(job.job.tasks[0] for job in jobs)
+    writes = tuple(job.buffers[OUTPUT] for job in jobs)
+    device.wait(device.submit([DeviceJob(tasks, (range(2),), (), writes)]), 10)
+    assert [job.output for job in jobs] == [[1], [2]]
+    device.close()
+
+
+def test_the_device_opens_by_name():
+    device = open_device("simulator", cores=2)
+    assert isinstance(device, Simulator)
+    assert len(device.machines) == 2
+    device.close()
+    with pytest.raises(DeviceError, match="closed"):
+        device.allocate(1)
+    for cores in (0, 4):
+        with pytest.raises(DeviceError, match="1 to 3"):
+            Simulator(cores=cores)
+    with pytest.raises(DeviceError, match="rocket or rknpu"):
+        Simulator(kernel="other")  # type: ignore[arg-type]
+
+
+def test_warnings_are_collected(device: Simulator):
+    job = Job(device, 1)
+    stream = job.stream.view.view(np.uint64)
+    at = next(i for i, word in enumerate(stream.tolist()) if word >> 48 == DPU.target and word & 0xFFFF == 0x4038)
+    stream[at] = 0
+    device.wait(device.submit([job.job]), 10)
+    assert any("DATA_CUBE_NOTCH_ADDR" in text for text in device.warnings)
