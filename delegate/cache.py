@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate.errors import DelegateError
-from delegate.hw.soc import Soc
+from delegate.hw.soc import Target
 from delegate.hw.task import Buffer, Job, Layer, Port, Program, Relocation, Task, check
 from delegate.ir import Graph
 
@@ -46,13 +46,14 @@ def compiler_digest() -> str:
     return digest.hexdigest()
 
 
-def key(graph: Graph, soc: Soc, full_chains: bool) -> str:
+def key(graph: Graph, target: Target, full_chains: bool) -> str:
     """The name of a graph's program: everything that the words depend on."""
     digest = hashlib.sha256()
     tensors = {tensor.index: tensor for node in graph.nodes for tensor in (*node.inputs, *node.outputs) if tensor}
     description = {
         "compiler": compiler_digest(),
-        "soc": soc.name,
+        "soc": target.soc.name,
+        "forms": sorted(target.forms),
         "full_chains": full_chains,
         "inputs": graph.inputs,
         "outputs": graph.outputs,

@@ -12,25 +12,27 @@ from delegate.errors import CompileError
 from delegate.fuse import fuse_additions
 from delegate.hw.emit import emit_convolution
 from delegate.hw.emit.stream import FIRE_CONVOLUTION, assemble, link
-from delegate.hw.layout import align, pack_bias, pack_depthwise_weights, pack_weights
-from delegate.hw.soc import Soc
+from delegate.hw.layout import align, pack_bias, pack_bias_and_multipliers, pack_depthwise_weights, pack_weights
+from delegate.hw.soc import Soc, Target
 from delegate.hw.task import Buffer, Bytes, Job, Layer, Place, Program, Relocation, Task, Words
 from delegate.ir import Convolution, ConvTile, Graph, Tensor
 from delegate.memory import Allocation, Cube, allocate, port
 from delegate.ops import OPERATORS
-from delegate.quantize import requantize, zero_point
+from delegate.quantize import zero_point
+from delegate.requantize import plain
 from delegate.tile import tile
 
 REGCMD, WEIGHTS, FIRST_CUBES = 0, 1, 2  # buffer numbers
 
 
-def compile_graph(graph: Graph, soc: Soc, full_chains: bool = False) -> Program:
+def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Program:
     """Compiles a partition whose nodes have passed the rules.
 
     ``full_chains``: tasks may be chained by the program controller even where one reads through CNA what another
     wrote, which the hardware book doubts (C-4). Raises CompileError.
     """
-    layers = fuse_additions(lower(graph, soc), graph, soc)
+    soc = target.soc
+    layers = fuse_additions(lower(graph, target), graph, soc)
     layers = separate(layers, first_free=max(graph.tensors) + 1)
     memory = allocate(graph, layers, soc, FIRST_CUBES)
     coefficients = Coefficients()
@@ -56,13 +58,13 @@ def compile_graph(graph: Graph, soc: Soc, full_chains: bool = False) -> Program:
     )
 
 
-def lower(graph: Graph, soc: Soc) -> list[Convolution]:
+def lower(graph: Graph, target: Target) -> list[Convolution]:
     """The layers of all nodes in order; raises CompileError for an operator that no rule should have let through."""
     layers: list[Convolution] = []
     for node in graph.nodes:
         if node.op not in OPERATORS:
             raise CompileError(f"operator {node.op} has no lowering")
-        layers += OPERATORS[node.op].lower(node, soc)
+        layers += OPERATORS[node.op].lower(node, target)
     return layers
 
 
@@ -99,10 +101,9 @@ def copy_layer(reader: Convolution, tensor: Tensor, copy: Tensor) -> Convolution
         output=copy,
         weight=(np.eye(channels, dtype=np.int8) * np.int8(one)).reshape(channels, 1, 1, channels),
         bias=np.full(channels, -one * offset, np.int32),
-        requantize=requantize(1 / one, offset),
+        requantize=(plain(1 / one, channels, offset),),
         accumulator_scale=float(tensor.quant.scale[0]) / one,
-        relu=False,
-        relu_limit=None,
+        addend=None,
     )
 
 
@@ -180,9 +181,17 @@ def tile_layer(layer: Convolution, memory: Allocation, coefficients: Coefficient
     pack = pack_depthwise_weights if layer.depthwise else pack_weights
     weights = coefficients.add(pack(weight, soc, layer.weight_zero_point))
     group = soc.depthwise_group if layer.depthwise else soc.kernel_group
-    bias = coefficients.add(pack_bias(layer.bias, align(layer.output.shape[3], group)))
+    bias = coefficients.add(pack_bs_operands(layer, align(layer.output.shape[3], group)))
     addend = memory.cubes[layer.addend.tensor.index] if layer.addend else None
     return tile(layer, where.channels, where.cube, memory.cubes[layer.output.index], addend, weights, bias, soc)
+
+
+def pack_bs_operands(layer: Convolution, channels: int) -> Bytes:
+    """What BS reads from memory: the bias alone, or with a multiplier for each channel."""
+    multipliers = [run.channel_multiplier for run in layer.requantize if run.channel_multiplier is not None]
+    if not multipliers:
+        return pack_bias(layer.bias, channels)
+    return pack_bias_and_multipliers(layer.bias, np.concatenate(multipliers), channels)
 
 
 def emit(tiles: Sequence[Sequence[ConvTile]], soc: Soc) -> tuple[tuple[Task, ...], tuple[Relocation, ...], Buffer]:

@@ -17,9 +17,9 @@ from delegate.errors import CompileError
 from delegate.hw.layout import surface_rows
 from delegate.hw.soc import Soc
 from delegate.ir import Addend, Convolution, Graph, Tensor
-from delegate.quantize import INT8_HIGH, INT8_LOW, factor, operand_gain, requantize, zero_point
+from delegate.quantize import INT8_HIGH, INT8_LOW, zero_point
+from delegate.requantize import LARGEST_ERROR, check_factor, factor, mantissa, plain
 
-LARGEST_ERROR = 0.45  # output steps, as for additions that are a layer of their own
 FEWEST_ATOMS = 12  # of a surface; fewer gave wrong sums (S-111)
 
 
@@ -64,31 +64,31 @@ def fuse(producer: Convolution, addition: Convolution, other: Tensor, soc: Soc) 
     middle, output = producer.output, addition.output
     assert middle.quant is not None and output.quant is not None and other.quant is not None
     atoms = surface_rows(output.shape[1], soc) * output.shape[2]
-    clamped = producer.relu or producer.relu_limit is not None
-    plain = not (producer.depthwise or clamped or producer.addend)  # S-214
-    if not plain or addition.relu or addition.relu_limit is not None or atoms < FEWEST_ATOMS:
+    unclamped = not any(run.relu for run in (*producer.requantize, *addition.requantize))
+    scale = producer.accumulator_scale
+    if producer.depthwise or producer.addend or not unclamped or atoms < FEWEST_ATOMS or scale is None:  # S-214
         return None
     if saturates(producer):
         return None
     scale_out = float(output.quant.scale[0])
     offset = zero_point(other.quant, other.dtype)
     try:
-        converter = requantize(producer.accumulator_scale / scale_out, addition.requantize.offset)
-        multiplier, shift = operand_gain(float(other.quant.scale[0]) / producer.accumulator_scale)
+        run = plain(scale / scale_out, output.shape[3], addition.requantize[0].offset)
+        check_factor(float(other.quant.scale[0]) / scale)
+        multiplier, shift = mantissa(float(other.quant.scale[0]) / scale)
     except CompileError:
         return None
     low, high = accumulator_bounds(producer)
     reach = max(INT8_HIGH - offset, offset - INT8_LOW)
     gain = multiplier / 2**shift
-    exact = producer.accumulator_scale / scale_out
     error = 0.5 * float(middle.quant.scale[0]) / scale_out  # the rounding that is left out
-    error += max(-low, high) * abs(factor(converter) - exact)
-    error += abs(gain * factor(converter) - float(other.quant.scale[0]) / scale_out) * reach
-    error += factor(converter)  # the operand converter's rounding, whichever it is
+    error += max(-low, high) * abs(factor(run) - scale / scale_out)
+    error += abs(gain * factor(run) - float(other.quant.scale[0]) / scale_out) * reach
+    error += factor(run)  # the operand converter's rounding, whichever it is
     if error > LARGEST_ERROR:
         return None
     addend = Addend(other, -offset, multiplier, shift)
-    return replace(producer, output=output, requantize=converter, addend=addend)
+    return replace(producer, output=output, requantize=(run,), addend=addend)
 
 
 def accumulator_bounds(layer: Convolution) -> tuple[int, int]:
@@ -104,5 +104,7 @@ def accumulator_bounds(layer: Convolution) -> tuple[int, int]:
 
 def saturates(layer: Convolution) -> bool:
     """Whether any input could take the output beyond 8 bits."""
-    low, high = (factor(layer.requantize) * bound + layer.requantize.offset for bound in accumulator_bounds(layer))
+    assert layer.accumulator_scale is not None and layer.output.quant is not None
+    ratio = layer.accumulator_scale / float(layer.output.quant.scale[0])
+    low, high = (ratio * bound + layer.requantize[0].offset for bound in accumulator_bounds(layer))
     return low < INT8_LOW - 0.5 or high > INT8_HIGH + 0.5

@@ -74,13 +74,27 @@ class Graph:
                     yield tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Requantize:
-    """out = clamp(round_half_even(accumulator * multiplier / 2**shift) + offset) as OUT_CVT does it (S-01)."""
+    """How the accumulators of some output channels become bytes: through BS, BN and OUT_CVT, one after the other.
 
-    multiplier: int  # 15 bits
+    v = round((accumulator + bias) * channel_multiplier / 2**channel_shift), in BS, ties to even (S-19, S-21)
+    v = clamp of v to [0, relu_limit] if ``relu``
+    v = round(v * norm_multiplier / 2**norm_shift), in BN
+    out = saturate(round(v * multiplier / 2**shift) + offset), ties to even or, ``half_away``, away from zero (S-01, S-04)
+    """
+
+    channels: range  # of the layer's output
+    multiplier: int
     shift: int
     offset: int  # output zero point, int8 domain
+    half_away: bool = False
+    channel_multiplier: npt.NDArray[np.int16] | None = None  # (channels); None: BS does not multiply
+    channel_shift: int = 0
+    norm_multiplier: int | None = None  # None: BN does nothing
+    norm_shift: int = 0
+    relu: bool = False
+    relu_limit: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +128,10 @@ class Convolution:
     stride: tuple[int, int]  # y, x
     padding: tuple[int, int, int, int]  # pixels: top, bottom, left, right
     depthwise: bool
-    requantize: Requantize
-    accumulator_scale: float  # real value of one step of the accumulator
-    relu: bool = False  # clamp accumulators below 0
-    relu_limit: int | None = None  # clamp accumulators above this
+    requantize: tuple[Requantize, ...]  # for runs of whole groups of channels, in order
+    accumulator_scale: (
+        float | None
+    )  # real value of one step of the accumulator; None: it differs from channel to channel
     addend: Addend | None = None
 
 
@@ -130,6 +144,7 @@ class ConvTile:
     """
 
     layer: Convolution
+    requantize: Requantize
     input_height: int  # rows of the slice
     input_width: int
     input_channels: int  # programmed: whole atoms, whole groups for depthwise

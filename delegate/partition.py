@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from delegate.hw.soc import Soc
+from delegate.hw.soc import Target
 from delegate.ir import Graph, Node
 from delegate.ops import OPERATORS
 
 
-def refusals(node: Node, graph: Graph, soc: Soc) -> tuple[str, ...]:
+def refusals(node: Node, graph: Graph, target: Target) -> tuple[str, ...]:
     """The reasons why the NPU does not take a node, in words for the user; empty if it does.
 
     Rules of an operator build on each other, so the first that fails is the reason.
@@ -16,12 +16,12 @@ def refusals(node: Node, graph: Graph, soc: Soc) -> tuple[str, ...]:
     if operator is None:
         return (f"operator {node.op} is not supported",)
     for rule in operator.rules:
-        if not rule.holds(node, soc):
+        if not rule.holds(node, target):
             return (f"not so that {rule.text}",)
     return ()
 
 
-def partitions(graph: Graph, soc: Soc) -> list[Graph]:
+def partitions(graph: Graph, target: Target) -> list[Graph]:
     """The partitions that TFLite makes of the accepted nodes, for tools that run without an interpreter.
 
     TFLite's way: nodes are gathered in turns, refused and accepted ones; in a turn come all nodes of one kind whose
@@ -29,7 +29,7 @@ def partitions(graph: Graph, soc: Soc) -> list[Graph]:
     """
     waiting = list(graph.nodes)
     ready = {tensor.index for tensor in graph.tensors.values() if tensor.data is not None} | set(graph.inputs)
-    accepted = {node.index for node in graph.nodes if not refusals(node, graph, soc)}
+    accepted = {node.index for node in graph.nodes if not refusals(node, graph, target)}
     result: list[Graph] = []
     npu = bool(waiting) and waiting[0].index in accepted
     idle = 0  # turns in a row in which nothing was ready: two mean a graph that reads what nobody writes

@@ -22,11 +22,10 @@ from _teflon import ffi, lib
 from delegate import trace
 from delegate.context import int_array, partition_graph, read_context, view
 from delegate.errors import DelegateError
-from delegate.hw.soc import RK3588
 from delegate.ir import Array, Graph
 from delegate.options import Options, parse
 from delegate.partition import refusals
-from delegate.runtime import Session, shared_device
+from delegate.runtime import Session, shared_device, target_of
 
 OK, ERROR = 0, 1  # TfLiteStatus
 
@@ -158,7 +157,8 @@ def teflon_delegate_prepare(context: Any, pointer: Any) -> int:
         delegate = delegates[address(pointer)]
         release_tensors(context, pointer)
         graph = read_context(ffi, context)
-        reasons = {node.index: refusals(node, graph, RK3588) for node in graph.nodes}
+        target = target_of(delegate.options)
+        reasons = {node.index: refusals(node, graph, target) for node in graph.nodes}
         if delegate.verbose:
             trace.say(trace.support_table(graph.nodes, reasons))
         accepted = [node.index for node in graph.nodes if not reasons[node.index]]

@@ -17,7 +17,7 @@ from delegate.compile import compile_graph
 from delegate.errors import DelegateError
 from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
-from delegate.hw.soc import RK3588, SOCS, Soc
+from delegate.hw.soc import RK3588, SOCS, Soc, Target
 from delegate.hw.task import Program
 from delegate.ir import Graph
 from delegate.options import CACHE_OFF, Options
@@ -36,20 +36,25 @@ def cache_folder(options: Options) -> Path | None:
     return Path(options.cache_dir) if options.cache_dir else Path(platformdirs.user_cache_dir("teflon-rknpu", False))
 
 
+def target_of(options: Options) -> Target:
+    """The chip as the options' device offers it."""
+    return Target(RK3588, shared_device(options.device, options.cores).forms)
+
+
 def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
     """(program, whether it came from the cache, why the cache could not be used)."""
     folder, full_chains = cache_folder(options), options.chain == "full"
-    soc = RK3588
+    target = target_of(options)
     if folder is None:
-        return compile_graph(graph, soc, full_chains), False, None
-    name, note = cache.key(graph, soc, full_chains), None
+        return compile_graph(graph, target, full_chains), False, None
+    name, note = cache.key(graph, target, full_chains), None
     try:
         program = cache.load(folder, name)
         if program is not None:
             return program, True, None
     except cache.CacheError as error:
         note = str(error)
-    program = compile_graph(graph, soc, full_chains)
+    program = compile_graph(graph, target, full_chains)
     try:
         cache.store(folder, name, program, options.cache_size << 20)
     except cache.CacheError as error:

@@ -10,7 +10,7 @@ from delegate.errors import CompileError
 from delegate.hw.layout import align, divide_up, row_entries, surface_rows
 from delegate.hw.soc import Soc
 from delegate.hw.task import Place
-from delegate.ir import Convolution, ConvTile
+from delegate.ir import Convolution, ConvTile, Requantize
 from delegate.memory import Cube
 
 LARGEST_ATOMICS = (1 << 18) - 1  # output pixels a task may have (npu.md §8)
@@ -43,26 +43,27 @@ class Plan:
     traffic: int  # bytes read from DRAM
 
 
-def geometry(layer: Convolution, channels: int, soc: Soc) -> Geometry:
-    """Sizes of a layer that reads ``channels`` channels.
+def geometry(layer: Convolution, run: Requantize, channels: int, soc: Soc) -> Geometry:
+    """Sizes of a run of a layer's output channels, reading ``channels`` channels.
 
     Heights below a line group give wrong results (S-69). Where every output row reads just its own input row, the rows
     behind the tensor, which lie in memory, are computed as well and never looked at.
     """
     _, input_height, input_width, _ = layer.inputs[0].shape
-    _, output_height, output_width, output_channels = layer.output.shape
+    _, output_height, output_width, _ = layer.output.shape
     _, kernel_height, kernel_width, _ = layer.weight.shape
     if kernel_height == 1 and layer.stride[0] == 1:
         input_height = output_height = surface_rows(input_height, soc)
     group = soc.depthwise_group if layer.depthwise else soc.kernel_group
-    input_channels = align(channels, group if layer.depthwise else soc.atom_bytes)
+    output_channels = align(len(run.channels), group)
+    input_channels = output_channels if layer.depthwise else align(channels, soc.atom_bytes)
     return Geometry(
         input_height,
         input_width,
         input_channels,
         output_height,
         output_width,
-        align(output_channels, group),
+        output_channels,
         group,
         kernel_height,
         kernel_width,
@@ -164,14 +165,34 @@ def tile(
 
     ``channels``: channels from the first of the cube that are read. Places are those of the whole layer.
     """
-    shape = geometry(layer, channels, soc)
+    return [
+        part
+        for run in layer.requantize
+        for part in tile_run(layer, run, channels, feature, output, addend, weight, bias, soc)
+    ]
+
+
+def tile_run(
+    layer: Convolution,
+    run: Requantize,
+    channels: int,
+    feature: Cube,
+    output: Cube,
+    addend: Cube | None,
+    weight: Place,
+    bias: Place,
+    soc: Soc,
+) -> list[ConvTile]:
+    """The tiles of a run of output channels that are requantized alike."""
+    shape = geometry(layer, run, channels, soc)
     plan = choose(layer, shape, soc)
-    groups = shape.output_channels // shape.group
     per_channel = kernel_bytes_per_channel(layer, shape)
+    operand_bytes = 4 if run.channel_multiplier is None else 8
     tiles: list[ConvTile] = []
-    for first in range(0, groups, plan.part_groups):
-        start = first * shape.group
-        count = min(plan.part_groups * shape.group, shape.output_channels - start)
+    for first in range(0, shape.output_channels // shape.group, plan.part_groups):
+        within = first * shape.group
+        start = run.channels.start + within
+        count = min(plan.part_groups * shape.group, shape.output_channels - within)
         read_start, read_count = (start, count) if layer.depthwise else (0, shape.input_channels)
         real = min(channels - read_start, read_count)
         for index, outputs in enumerate(parts(shape.output_height, plan.row_parts)):
@@ -182,6 +203,7 @@ def tile(
             tiles.append(
                 ConvTile(
                     layer=layer,
+                    requantize=run,
                     input_height=len(rows),
                     input_width=shape.input_width,
                     input_channels=read_count,
@@ -190,7 +212,7 @@ def tile(
                     output_height=len(outputs),
                     output_width=shape.output_width,
                     output_channels=count,
-                    output_channels_real=min(layer.output.shape[3] - start, count),
+                    output_channels_real=min(run.channels.stop - start, count),
                     output_surface=output.surface_bytes // soc.atom_bytes,
                     padding_top=padding_top,
                     kernel_bytes=per_channel * (count if layer.depthwise else 1),
@@ -200,7 +222,7 @@ def tile(
                     feature=feature.place
                     + (read_start // soc.atom_bytes * feature.surface_bytes + rows.start * row_bytes),
                     weight=weight + start * per_channel,
-                    bias=bias + start * 4,
+                    bias=bias + start * operand_bytes,
                     output=part_of(output, start, outputs, shape, soc),
                     addend=part_of(addend, start, outputs, shape, soc) if addend else None,
                     addend_surface=addend.surface_bytes // soc.atom_bytes if addend else 0,

@@ -40,6 +40,7 @@ class Device(Protocol):
     """Memory and jobs. All methods may be called from any thread."""
 
     name: str
+    forms: frozenset[str]  # forms without proof on silicon that passed their known-answer probe here (hw.soc.FORMS)
 
     def allocate(self, size: int) -> Memory:
         """Memory of ``size`` bytes, zeroed; raises DeviceError when there is none left."""

@@ -125,3 +125,18 @@ def pack_bias(bias: npt.NDArray[np.int32], channels: int) -> Bytes:
     padded = np.zeros(channels, "<i4")
     padded[: bias.size] = bias
     return padded.view(np.uint8)
+
+
+def pack_bias_and_multipliers(bias: npt.NDArray[np.int32], multipliers: npt.NDArray[np.int16], channels: int) -> Bytes:
+    """The records of BS with a multiplier a channel: for eight channels 64 bytes, int32 A, int16 B, int16 C (S-17).
+
+    B, a weight zero point a channel, is not used and 0. C is 1 beyond the true channels: 0 would switch BS off (S-223).
+    """
+    record = np.dtype([("add", "<i4", 8), ("pend", "<i2", 8), ("multiply", "<i2", 8)])
+    records = np.zeros(channels // 8, record)
+    padded = np.zeros(channels, "<i4")
+    padded[: bias.size] = bias
+    factors = np.ones(channels, "<i2")
+    factors[: multipliers.size] = multipliers
+    records["add"], records["multiply"] = padded.reshape(-1, 8), factors.reshape(-1, 8)
+    return records.view(np.uint8)

@@ -32,6 +32,24 @@ class Soc:
     page_bytes: int  # granularity of I/O addresses
 
 
+@dataclass(frozen=True)
+class Target:
+    """A chip as a device offers it.
+
+    ``forms``: register programs that are not proven on silicon but may be used, because the device passed their
+    known-answer probe or because the user allows them.
+    """
+
+    soc: Soc
+    forms: frozenset[str] = frozenset()
+
+
+# Forms without proof on RK3588 silicon, by name.
+NORM_SHIFT = "BN multiplies by a register and shifts (int8)"
+OPERAND_GAIN = "the element-wise unit adds an operand times a gain behind BS (int8)"
+BS_CLAMP = "BS clamps at 0 or at a value of a register (int8)"
+FORMS = (NORM_SHIFT, OPERAND_GAIN, BS_CLAMP)
+
 RK3588 = Soc(
     name="rk3588",
     atom_bytes=16,

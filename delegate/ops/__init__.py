@@ -10,10 +10,10 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from delegate.hw.soc import Soc
+from delegate.hw.soc import Target
 from delegate.ir import Convolution, Node
 
-Lowering = Callable[[Node, Soc], list[Convolution]]
+Lowering = Callable[[Node, Target], list[Convolution]]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Rule:
     """A condition a node must meet; ``text`` says it in words that end a sentence "refused: not so that ..."."""
 
     text: str
-    holds: Callable[[Node, Soc], bool]
+    holds: Callable[[Node, Target], bool]
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,23 @@
 """ADD of two tensors of one shape: a 1x1 convolution over both cubes as one, its kernels two diagonal blocks.
 
-The form is exact on any chip of the family (S-225), while the rounding of the element-wise unit's operand converter is
-unknown (S-167). The ratio of the scales is in the weights; the bound of its error is asked for before a node is taken.
+The form is exact on any chip of the family (S-225); the ratio of the scales is in weights of 8 bits, whose error is bounded
+before a node is taken. Where the device may use it, the element-wise unit adds the second operand instead: factors of 15
+bits and more, none of which rounds, so that results are TFLite's own.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from delegate import quantize
 from delegate.errors import CompileError
-from delegate.hw.layout import align, fits_cbuf
-from delegate.hw.soc import Soc
-from delegate.ir import Convolution, Node, Tensor
+from delegate.hw.layout import align, fits_cbuf, surface_rows
+from delegate.hw.soc import OPERAND_GAIN, Target
+from delegate.ir import Addend, Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, lowers
+from delegate.ops.conv2d import BS_CLAMP_TEXT, clamp_is_allowed
 from delegate.ops.rules import (
     ACTIVATION,
     EXTENT,
@@ -23,67 +27,83 @@ from delegate.ops.rules import (
     SCALES_POSITIVE,
     computed_inputs,
 )
+from delegate.requantize import LARGEST_ERROR, Operand, clamped, exact_sum, factor, plain, weighted_sum
 
-# With an error below this, the result is within 1 of TFLite's, whose own arithmetic is exact to 2**-20 of a step.
-LARGEST_ERROR = 0.45  # output steps
+FEWEST_ATOMS = 12  # of a surface that the element-wise unit reads; fewer gave wrong sums (S-111)
 
 
-def reach(tensor: Tensor) -> int:
-    """The largest |q - zero point|."""
+def operand(tensor: Tensor) -> Operand:
+    """What the sum needs to know of a tensor."""
     assert tensor.quant is not None
-    zero_point = quantize.zero_point(tensor.quant, tensor.dtype)
-    return max(quantize.INT8_HIGH - zero_point, zero_point - quantize.INT8_LOW)
+    reach = max(quantize.INT8_HIGH - point(tensor), point(tensor) - quantize.INT8_LOW)
+    return Operand(float(tensor.quant.scale[0]), reach)
 
 
-def weights(node: Node) -> quantize.AdditionWeights:
-    """The two weights and the converter of a node; a tensor added to itself needs only the first."""
+def point(tensor: Tensor) -> int:
+    """The zero point in the NPU's domain."""
+    assert tensor.quant is not None
+    return quantize.zero_point(tensor.quant, tensor.dtype)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a node is done: weights of the operands that the convolution reads, and the gain of one that EW adds."""
+
+    weights: tuple[int, ...]
+    gain: int | None
+    run: Requantize
+    error: float
+
+
+def plan(node: Node, target: Target) -> Plan:
+    """The most exact form that the device may use, clamps included; raises CompileError where none is exact enough."""
     a, b, output = node.inputs[0], node.inputs[1], node.outputs[0]
     assert a is not None and b is not None
-    assert a.quant is not None and b.quant is not None and output.quant is not None
-    scale_out, offset = float(output.quant.scale[0]), quantize.zero_point(output.quant, output.dtype)
-    if a.index == b.index:
-        converter = quantize.requantize(2 * float(a.quant.scale[0]) / scale_out, offset)
-        return quantize.AdditionWeights(1, 0, converter, 0.0)
-    scale_a, scale_b = float(a.quant.scale[0]), float(b.quant.scale[0])
-    return quantize.addition_weights(scale_a, scale_b, reach(a), reach(b), scale_out, offset)
-
-
-def ratio_is_exact_enough(node: Node, soc: Soc) -> bool:
-    try:
-        return weights(node).error <= LARGEST_ERROR
-    except CompileError:
-        return False
-
-
-def clamp_exists(node: Node, soc: Soc) -> bool:
-    output = node.outputs[0]
-    assert output.quant is not None
+    assert a.quant is not None and output.quant is not None
+    scale, offset = float(output.quant.scale[0]), quantize.zero_point(output.quant, output.dtype)
+    channels = output.shape[3]
     low, high = quantize.activation_range(node.params["activation"], output.quant, output.dtype)
+    unclamped = (low, high) == (quantize.INT8_LOW, quantize.INT8_HIGH)  # BS would clamp before EW adds
+    enough = surface_rows(output.shape[1], target.soc) * output.shape[2] >= FEWEST_ATOMS
+    if a.index == b.index:
+        found = Plan((1,), None, plain(2 * float(a.quant.scale[0]) / scale, channels, offset), 0.0)
+    elif OPERAND_GAIN in target.forms and unclamped and enough:
+        exact = exact_sum(operand(a), operand(b), scale, channels, offset)
+        found = Plan((exact.weight,), exact.gain, exact.run, exact.error)
+    else:
+        weighted = weighted_sum(operand(a), operand(b), scale, channels, offset)
+        found = Plan((weighted.a, weighted.b), None, weighted.run, weighted.error)
+    if found.error > LARGEST_ERROR:
+        raise CompileError(f"ADD: the sum could err by {found.error:.2f} output steps")
+    return replace(found, run=clamped(found.run, low, high))
+
+
+def plan_exists(node: Node, target: Target) -> bool:
     try:
-        quantize.accumulator_clamp(low, high, weights(node).converter)
+        plan(node, target)
     except CompileError:
         return False
     return True
 
 
-def shapes_are_equal(node: Node, soc: Soc) -> bool:
+def shapes_are_equal(node: Node, target: Target) -> bool:
     return len({tensor.shape for tensor in (*computed_inputs(node), *node.outputs)}) == 1
 
 
-def both_channels(node: Node, soc: Soc) -> int:
+def both_channels(node: Node, target: Target) -> int:
     """Channels of the two cubes behind each other, each in whole groups as any producer may write them."""
-    return 2 * align(node.outputs[0].shape[3], soc.depthwise_group)
+    return 2 * align(node.outputs[0].shape[3], target.soc.depthwise_group)
 
 
-def cbuf_fits(node: Node, soc: Soc) -> bool:
-    channels = both_channels(node, soc)
-    return fits_cbuf(1, node.outputs[0].shape[2], channels, soc.kernel_group * channels, soc)
+def cbuf_fits(node: Node, target: Target) -> bool:
+    channels = both_channels(node, target)
+    return fits_cbuf(1, node.outputs[0].shape[2], channels, target.soc.kernel_group * channels, target.soc)
 
 
 @lowers(
     "ADD",
     [
-        Rule("both operands are computed", lambda node, soc: len(computed_inputs(node)) == 2 == len(node.inputs)),
+        Rule("both operands are computed", lambda node, target: len(computed_inputs(node)) == 2 == len(node.inputs)),
         FEATURES_8_BIT,
         SAME_DTYPE,
         ONE_IMAGE,
@@ -93,26 +113,23 @@ def cbuf_fits(node: Node, soc: Soc) -> bool:
         ACTIVATION,
         Rule(
             "both operands' channels fit one kernel of 32 KiB",
-            lambda node, soc: both_channels(node, soc) <= soc.kernel_bytes_limit,
+            lambda node, target: both_channels(node, target) <= target.soc.kernel_bytes_limit,
         ),
         Rule("a row of both operands fits the CBUF of 384 KiB", cbuf_fits),
-        Rule("the scales' ratio is met by weights of 8 bits within 0.45 output steps", ratio_is_exact_enough),
-        Rule("output converter can express scale and clamp", clamp_exists),
+        Rule(BS_CLAMP_TEXT, clamp_is_allowed),
+        Rule("the scales are met within 0.45 output steps, and the activation's clamp", plan_exists),
     ],
 )
-def add(node: Node, soc: Soc) -> list[Convolution]:
+def add(node: Node, target: Target) -> list[Convolution]:
     """out[y,x,c] = requantize(wa * (a[y,x,c] - za) + wb * (b[y,x,c] - zb)), wa : wb the ratio of the scales."""
     a, b, output = node.inputs[0], node.inputs[1], node.outputs[0]
     assert a is not None and b is not None
-    assert a.quant is not None and b.quant is not None and output.quant is not None
-    plan = weights(node)
+    assert output.quant is not None
+    how = plan(node, target)
     channels = output.shape[3]
-    identity = np.eye(channels, dtype=np.int8)
-    inputs = (a,) if a.index == b.index else (a, b)
-    blocks = [identity * np.int8(weight) for weight in (plan.a, plan.b)[: len(inputs)]]
-    bias = -plan.a * quantize.zero_point(a.quant, a.dtype) - plan.b * quantize.zero_point(b.quant, b.dtype)
-    low, high = quantize.activation_range(node.params["activation"], output.quant, output.dtype)
-    relu, limit = quantize.accumulator_clamp(low, high, plan.converter)
+    inputs = (a, b)[: len(how.weights)]
+    blocks = [np.eye(channels, dtype=np.int8) * np.int8(weight) for weight in how.weights]
+    bias = -sum(weight * point(tensor) for weight, tensor in zip(how.weights, inputs, strict=True))
     return [
         Convolution(
             node=node.index,
@@ -126,9 +143,8 @@ def add(node: Node, soc: Soc) -> list[Convolution]:
             stride=(1, 1),
             padding=(0, 0, 0, 0),
             depthwise=False,
-            requantize=plan.converter,
-            accumulator_scale=quantize.factor(plan.converter) * float(output.quant.scale[0]),
-            relu=relu,
-            relu_limit=limit,
+            requantize=(how.run,),
+            accumulator_scale=factor(how.run) * float(output.quant.scale[0]),
+            addend=None if how.gain is None else Addend(b, -point(b), how.gain, 0),
         )
     ]

@@ -8,18 +8,11 @@ import numpy.typing as npt
 from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
-from delegate.hw.soc import Soc
+from delegate.hw.soc import BS_CLAMP, NORM_SHIFT, Target
 from delegate.ir import Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.rules import (
-    ACTIVATION,
-    EXTENT,
-    FEATURES_8_BIT,
-    ONE_IMAGE,
-    SAME_DTYPE,
-    SCALES_POSITIVE,
-    is_quantized_per_tensor,
-)
+from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, ONE_IMAGE, SAME_DTYPE, SCALES_POSITIVE
+from delegate.requantize import clamped, exact, per_channel
 
 
 def weight_of(node: Node) -> Tensor:
@@ -64,34 +57,41 @@ def bias_data(node: Node) -> npt.NDArray[np.int64]:
     return bias.data.astype(np.int64).reshape(-1)
 
 
-def accumulator_stays_in_range(node: Node, soc: Soc) -> bool:
-    """The accumulator is handed to the DPU in 32 bits; the bound is the one of the largest inputs and weights."""
+def accumulator_bound(node: Node) -> int:
+    """A bound of |accumulator| over all inputs and weights, from the sizes alone."""
     _, height, width, channels = weight_of(node).shape
     taps = height * width * (1 if node.op == "DEPTHWISE_CONV_2D" else channels)
-    return taps * 255 * 255 + int(np.abs(bias_data(node)).max(initial=0)) < 2**31
+    return taps * 255 * 255 + int(np.abs(bias_data(node)).max(initial=0))
 
 
-def input_and_constants(node: Node, soc: Soc) -> bool:
+def accumulator_reach(node: Node) -> npt.NDArray[np.float64]:
+    """A bound of |accumulator| over all inputs for each output channel, from the weights."""
+    axes = (0, 1, 2) if node.op == "DEPTHWISE_CONV_2D" else (1, 2, 3)
+    magnitudes = np.abs(weight_data(node).astype(np.int16)).sum(axis=axes, dtype=np.int64)
+    return np.asarray(magnitudes * 255 + np.abs(bias_data(node)), np.float64)
+
+
+def input_and_constants(node: Node, target: Target) -> bool:
     feature, weight, *rest = node.inputs
     computed = feature is not None and feature.data is None
     bias_constant = not rest or rest[0] is None or rest[0].data is not None
     return computed and weight is not None and weight.data is not None and bias_constant
 
 
-def strides_fit(node: Node, soc: Soc) -> bool:
-    return all(1 <= stride <= soc.largest_stride for stride in node.params["stride"])
+def strides_fit(node: Node, target: Target) -> bool:
+    return all(1 <= stride <= target.soc.largest_stride for stride in node.params["stride"])
 
 
-def kernel_fits(node: Node, soc: Soc) -> bool:
-    return all(1 <= size <= soc.largest_kernel for size in weight_of(node).shape[1:3])
+def kernel_fits(node: Node, target: Target) -> bool:
+    return all(1 <= size <= target.soc.largest_kernel for size in weight_of(node).shape[1:3])
 
 
-def padding_fits(node: Node, soc: Soc) -> bool:
+def padding_fits(node: Node, target: Target) -> bool:
     top, _, left, _ = padding_pixels(node)
-    return max(top, left) <= soc.largest_padding
+    return max(top, left) <= target.soc.largest_padding
 
 
-def output_is_computed(node: Node, soc: Soc) -> bool:
+def output_is_computed(node: Node, target: Target) -> bool:
     """TFLite's output extent is what the padding gives."""
     feature = node.inputs[0]
     assert feature is not None
@@ -103,16 +103,36 @@ def output_is_computed(node: Node, soc: Soc) -> bool:
     return node.outputs[0].shape[1:3] == (height, width)
 
 
-def converter_exists(node: Node, soc: Soc) -> bool:
-    """The output converter and the clamps can express the node's factor and activation."""
+def converter_exists(node: Node, target: Target) -> bool:
+    """The stages of the DPU can express the node's factors and its activation."""
     try:
-        converter, low, high = requantization(node)
-        quantize.accumulator_clamp(low, high, converter)
+        requantization(node, target)
     except CompileError:
         return False
     return True
 
 
+def clamp_is_allowed(node: Node, target: Target) -> bool:
+    """The converter saturates at the ends of 8 bits by itself; other ends need a clamp in BS."""
+    output = node.outputs[0]
+    assert output.quant is not None
+    limits = quantize.activation_range(node.params["activation"], output.quant, output.dtype)
+    return limits == (quantize.INT8_LOW, quantize.INT8_HIGH) or BS_CLAMP in target.forms
+
+
+def weights_are_quantized(node: Node, target: Target) -> bool:
+    """One scale, or one a channel of the output; one zero point."""
+    weight = weight_of(node)
+    if weight.dtype not in ("int8", "uint8") or weight.quant is None:
+        return False
+    axis = 3 if node.op == "DEPTHWISE_CONV_2D" else 0
+    channels = weight.shape[axis] if len(weight.shape) == 4 else 0
+    per_channel = weight.quant.scale.size == channels and weight.quant.axis == axis
+    one_zero_point = bool((weight.quant.zero_point == weight.quant.zero_point[0]).all())
+    return (weight.quant.scale.size == 1 or per_channel) and one_zero_point
+
+
+BS_CLAMP_TEXT = f"activation ends where 8 bits do, or the device may use: {BS_CLAMP}"
 CBUF_TEXT = "the input rows of one window and 32 kernels (64 channels, depthwise) fit the CBUF of 384 KiB"
 
 CONVOLUTION_RULES = [
@@ -121,54 +141,75 @@ CONVOLUTION_RULES = [
     SAME_DTYPE,
     ONE_IMAGE,
     EXTENT,
-    Rule("weights have one scale and one zero point", lambda node, soc: is_quantized_per_tensor(node.inputs[1])),
-    Rule("weights have the input's dtype", lambda node, soc: weight_of(node).dtype == node.outputs[0].dtype),
-    Rule("weights have four dimensions", lambda node, soc: len(weight_of(node).shape) == 4),
+    Rule("weights have one scale, or one a channel, and one zero point", weights_are_quantized),
+    Rule("weights have the input's dtype", lambda node, target: weight_of(node).dtype == node.outputs[0].dtype),
+    Rule("weights have four dimensions", lambda node, target: len(weight_of(node).shape) == 4),
     SCALES_POSITIVE,
     ACTIVATION,
     Rule("stride is at most 7", strides_fit),
-    Rule("dilation is 1", lambda node, soc: tuple(node.params["dilation"]) == (1, 1)),
+    Rule("dilation is 1", lambda node, target: tuple(node.params["dilation"]) == (1, 1)),
     Rule("kernel is at most 31 x 31", kernel_fits),
     Rule("padding is at most 15 pixels", padding_fits),
     Rule("output extent is the one that the padding gives", output_is_computed),
-    Rule("bias has one number per output channel", lambda node, soc: bias_data(node).size == node.outputs[0].shape[3]),
-    Rule("accumulator stays within 32 bits", accumulator_stays_in_range),
-    Rule("output converter can express scale and clamp", converter_exists),
+    Rule(
+        "bias has one number per output channel", lambda node, target: bias_data(node).size == node.outputs[0].shape[3]
+    ),
+    Rule("accumulator stays within 32 bits", lambda node, target: accumulator_bound(node) < 2**31),
+    Rule(BS_CLAMP_TEXT, clamp_is_allowed),
+    Rule("BS and the output converter can express scales and clamp", converter_exists),
 ]
 
 
-def channels_match(node: Node, soc: Soc) -> bool:
+def channels_match(node: Node, target: Target) -> bool:
     feature = node.inputs[0]
     assert feature is not None
     return feature.shape[3] == weight_of(node).shape[3]
 
 
-def kernel_is_small(node: Node, soc: Soc) -> bool:
+def kernel_is_small(node: Node, target: Target) -> bool:
     _, height, width, channels = weight_of(node).shape
-    return height * width * align(channels, soc.atom_bytes) <= soc.kernel_bytes_limit
+    return height * width * align(channels, target.soc.atom_bytes) <= target.soc.kernel_bytes_limit
 
 
-def direct_fits(node: Node, channels: int, soc: Soc) -> bool:
+def direct_fits(node: Node, channels: int, target: Target) -> bool:
     """A direct convolution over ``channels`` finds room in the CBUF for the rows of one window and one kernel group."""
     feature = node.inputs[0]
     assert feature is not None
     _, kernel_height, kernel_width, _ = weight_of(node).shape
-    group_bytes = soc.kernel_group * kernel_height * kernel_width * align(channels, soc.atom_bytes)
+    group_bytes = target.soc.kernel_group * kernel_height * kernel_width * align(channels, target.soc.atom_bytes)
     rows = min(kernel_height, feature.shape[1])
-    return fits_cbuf(rows, feature.shape[2], channels, group_bytes, soc)
+    return fits_cbuf(rows, feature.shape[2], channels, group_bytes, target.soc)
 
 
-def requantization(node: Node) -> tuple[Requantize, int, int]:
-    """(converter, clamp low, clamp high) from the scales, as TFLite multiplies and divides them: in double."""
+def channel_factors(node: Node) -> npt.NDArray[np.float64]:
+    """si * sw / so of each output channel, with the roundings of TFLite: uint8 multiplies the scales in float32."""
     feature, weight, output = node.inputs[0], weight_of(node), node.outputs[0]
     assert feature is not None and feature.quant is not None and weight.quant is not None and output.quant is not None
-    real = float(feature.quant.scale[0]) * float(weight.quant.scale[0]) / float(output.quant.scale[0])
-    converter = quantize.requantize(real, quantize.zero_point(output.quant, output.dtype))
+    scale_in, scales = feature.quant.scale[0], weight.quant.scale
+    product = (
+        (scale_in * scales).astype(np.float64)
+        if feature.dtype == "uint8"
+        else float(scale_in) * scales.astype(np.float64)
+    )
+    return np.broadcast_to(product / float(output.quant.scale[0]), (output.shape[3],))
+
+
+def requantization(node: Node, target: Target) -> tuple[Requantize, ...]:
+    """From accumulators to the output, its clamps included; raises CompileError."""
+    output = node.outputs[0]
+    assert output.quant is not None
+    factors, offset = channel_factors(node), quantize.zero_point(output.quant, output.dtype)
+    if NORM_SHIFT in target.forms and (factors == factors[0]).all():
+        runs: tuple[Requantize, ...] = (exact(float(factors[0]), accumulator_bound(node), len(factors), offset),)
+    else:
+        depthwise = node.op == "DEPTHWISE_CONV_2D" and node.params["depth_multiplier"] == 1
+        group = target.soc.depthwise_group if depthwise else target.soc.kernel_group
+        runs = per_channel(factors, accumulator_reach(node), offset, group)
     low, high = quantize.activation_range(node.params["activation"], output.quant, output.dtype)
-    return converter, low, high
+    return tuple(clamped(run, low, high) for run in runs)
 
 
-def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool) -> Convolution:
+def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool, target: Target) -> Convolution:
     """The layer of a node whose weights are already (kernels, height, width, channels); depthwise: one kernel."""
     feature, output = node.inputs[0], node.outputs[0]
     assert feature is not None and feature.quant is not None
@@ -176,8 +217,7 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool) -> Co
     assert weight_quant is not None
     weight_zero_point = quantize.zero_point(weight_quant, weight_of(node).dtype)
     input_zero_point = quantize.zero_point(feature.quant, feature.dtype)
-    converter, low, high = requantization(node)
-    relu, limit = quantize.accumulator_clamp(low, high, converter)
+    one_scale = weight_quant.scale.size == 1
     return Convolution(
         node=node.index,
         operator=node.op,
@@ -190,10 +230,8 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool) -> Co
         stride=node.params["stride"],
         padding=padding_pixels(node),
         depthwise=depthwise,
-        requantize=converter,
-        accumulator_scale=float(feature.quant.scale[0]) * float(weight_quant.scale[0]),
-        relu=relu,
-        relu_limit=limit,
+        requantize=requantization(node, target),
+        accumulator_scale=float(feature.quant.scale[0]) * float(weight_quant.scale[0]) if one_scale else None,
     )
 
 
@@ -203,12 +241,12 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool) -> Co
         *CONVOLUTION_RULES,
         Rule("input and weights have the same channels", channels_match),
         Rule("one kernel is at most 32 KiB", kernel_is_small),
-        Rule(CBUF_TEXT, lambda node, soc: direct_fits(node, weight_of(node).shape[3], soc)),
+        Rule(CBUF_TEXT, lambda node, target: direct_fits(node, weight_of(node).shape[3], target)),
     ],
 )
-def conv2d(node: Node, soc: Soc) -> list[Convolution]:
+def conv2d(node: Node, target: Target) -> list[Convolution]:
     """out[y,x,k] = requantize(bias[k] + sum over i,j,c of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (w[k,i,j,c] - zw)).
 
     SAME and VALID become explicit padding here; no later stage knows the words.
     """
-    return [convolution(node, weight_data(node), depthwise=False)]
+    return [convolution(node, weight_data(node), False, target)]

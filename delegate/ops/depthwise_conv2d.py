@@ -7,35 +7,39 @@ import numpy.typing as npt
 
 from delegate import quantize
 from delegate.hw.layout import align, fits_cbuf
-from delegate.hw.soc import Soc
+from delegate.hw.soc import Target
 from delegate.ir import Convolution, Node
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT, CONVOLUTION_RULES, convolution, direct_fits, weight_data, weight_of
 
 
-def channels_match(node: Node, soc: Soc) -> bool:
+def channels_match(node: Node, target: Target) -> bool:
     feature = node.inputs[0]
     assert feature is not None
     return weight_of(node).shape == (1, *weight_of(node).shape[1:3], feature.shape[3] * node.params["depth_multiplier"])
 
 
-def kernel_is_small(node: Node, soc: Soc) -> bool:
+def kernel_is_small(node: Node, target: Target) -> bool:
     """A depthwise group always fits; with a multiplier a kernel spans all input channels."""
     feature = node.inputs[0]
     assert feature is not None
     _, height, width, _ = weight_of(node).shape
-    channels = soc.depthwise_group if node.params["depth_multiplier"] == 1 else align(feature.shape[3], soc.atom_bytes)
-    return height * width * channels <= soc.kernel_bytes_limit
+    channels = (
+        target.soc.depthwise_group
+        if node.params["depth_multiplier"] == 1
+        else align(feature.shape[3], target.soc.atom_bytes)
+    )
+    return height * width * channels <= target.soc.kernel_bytes_limit
 
 
-def cbuf_fits(node: Node, soc: Soc) -> bool:
+def cbuf_fits(node: Node, target: Target) -> bool:
     feature = node.inputs[0]
     assert feature is not None
     if node.params["depth_multiplier"] != 1:
-        return direct_fits(node, feature.shape[3], soc)
+        return direct_fits(node, feature.shape[3], target)
     _, height, width, _ = weight_of(node).shape
-    group = soc.depthwise_group
-    return fits_cbuf(min(height, feature.shape[1]), feature.shape[2], group, height * width * group, soc)
+    group = target.soc.depthwise_group
+    return fits_cbuf(min(height, feature.shape[1]), feature.shape[2], group, height * width * group, target.soc)
 
 
 def spread(weight: npt.NDArray[np.int8], channels: int, zero_point: int) -> npt.NDArray[np.int8]:
@@ -60,12 +64,12 @@ def spread(weight: npt.NDArray[np.int8], channels: int, zero_point: int) -> npt.
         Rule(CBUF_TEXT, cbuf_fits),
     ],
 )
-def depthwise_conv2d(node: Node, soc: Soc) -> list[Convolution]:
+def depthwise_conv2d(node: Node, target: Target) -> list[Convolution]:
     """out[y,x,c] = requantize(bias[c] + sum over i,j of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (w[i,j,c] - zw))."""
     weight = weight_data(node)
     if node.params["depth_multiplier"] == 1:
-        return [convolution(node, weight, depthwise=True)]
+        return [convolution(node, weight, True, target)]
     feature, quant = node.inputs[0], weight_of(node).quant
     assert feature is not None and quant is not None
     zero_point = quantize.zero_point(quant, weight_of(node).dtype)
-    return [convolution(node, spread(weight, feature.shape[3], zero_point), depthwise=False)]
+    return [convolution(node, spread(weight, feature.shape[3], zero_point), False, target)]

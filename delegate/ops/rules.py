@@ -33,11 +33,11 @@ def same_dtype(node: Node) -> bool:
 
 FEATURES_8_BIT = Rule(
     "inputs and output are int8 or uint8 with one scale each",
-    lambda node, soc: all(is_quantized_per_tensor(tensor) for tensor in feature_tensors(node)),
+    lambda node, target: all(is_quantized_per_tensor(tensor) for tensor in feature_tensors(node)),
 )
 SCALES_POSITIVE = Rule(
     "scales are positive numbers",
-    lambda node, soc: all(
+    lambda node, target: all(
         tensor.quant is not None
         and float(tensor.quant.scale.min()) > 0
         and float(tensor.quant.scale.max()) < float("inf")
@@ -45,18 +45,21 @@ SCALES_POSITIVE = Rule(
         if tensor is not None and tensor.dtype in ("int8", "uint8")
     ),
 )
-SAME_DTYPE = Rule("inputs and output have one dtype", lambda node, soc: same_dtype(node))
+SAME_DTYPE = Rule("inputs and output have one dtype", lambda node, target: same_dtype(node))
 ONE_IMAGE = Rule(
     "tensors have four dimensions and a batch of 1",
-    lambda node, soc: all(len(t.shape) == 4 and t.shape[0] == 1 and min(t.shape) > 0 for t in feature_tensors(node)),
+    lambda node, target: all(len(t.shape) == 4 and t.shape[0] == 1 and min(t.shape) > 0 for t in feature_tensors(node)),
 )
 EXTENT = Rule(
     "height and width are within the chip's 2047 pixels and channels within 8192",
-    lambda node, soc: all(
-        t.shape[1] <= soc.largest_height and t.shape[2] <= soc.largest_width and t.shape[3] <= soc.largest_channels
+    lambda node, target: all(
+        t.shape[1] <= target.soc.largest_height
+        and t.shape[2] <= target.soc.largest_width
+        and t.shape[3] <= target.soc.largest_channels
         for t in feature_tensors(node)
     ),
 )
 ACTIVATION = Rule(
-    f"fused activation is one of {', '.join(ACTIVATIONS)}", lambda node, soc: node.params["activation"] in ACTIVATIONS
+    f"fused activation is one of {', '.join(ACTIVATIONS)}",
+    lambda node, target: node.params["activation"] in ACTIVATIONS,
 )

@@ -11,10 +11,13 @@ from rich.table import Table
 from delegate import cache
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError
-from delegate.hw.soc import RK3588
+from delegate.hw.soc import FORMS, RK3588, Target
 from delegate.hw.task import Program
 from delegate.partition import partitions, refusals
 from delegate.tflite import read_model
+
+
+TARGET = Target(RK3588, frozenset(FORMS))  # as the simulator offers it
 
 
 def compile_model(model: Path, output: Path | None, full_chains: bool) -> None:
@@ -22,11 +25,11 @@ def compile_model(model: Path, output: Path | None, full_chains: bool) -> None:
     console = Console()
     graph = read_model(model)
     for node in graph.nodes:
-        for reason in refusals(node, graph, RK3588):
+        for reason in refusals(node, graph, TARGET):
             console.print(f"CPU: {node.index} {node.op}: {reason}", highlight=False)
-    for number, part in enumerate(partitions(graph, RK3588)):
+    for number, part in enumerate(partitions(graph, TARGET)):
         start = time.perf_counter()
-        program = compile_graph(part, RK3588, full_chains)
+        program = compile_graph(part, TARGET, full_chains)
         milliseconds = 1000 * (time.perf_counter() - start)
         sizes = ", ".join(f"{buffer.role} {buffer.size}" for buffer in program.buffers)
         console.print(

@@ -28,7 +28,9 @@ def emit_dpu(tile: ConvTile) -> Iterator[Command]:
     yield DPU.FEATURE_MODE_CFG(
         burst_len=BURST_16, conv_mode=DEPTHWISE_MODE if layer.depthwise else 0, output_mode=TO_MEMORY
     )
-    yield DPU.DATA_FORMAT()  # int8 in, int8 arithmetic, int8 out
+    # int8 in, int8 arithmetic, int8 out; negative products have shifts of their own (S-22)
+    run = tile.requantize
+    yield DPU.DATA_FORMAT(bs_mul_shift_value_neg=run.channel_shift, bn_mul_shift_value_neg=run.norm_shift)
     yield DPU.OFFSET_PEND()
     yield Address(DPU.DST_BASE_ADDR, tile.output)
     yield DPU.DST_SURF_STRIDE(dst_surf_stride=tile.output_surface)
@@ -39,14 +41,15 @@ def emit_dpu(tile: ConvTile) -> Iterator[Command]:
     yield from emit_bias_stage(tile)
     yield DPU.WDMA_SIZE_0(channel_wdma=tile.output_channels - 1)
     yield DPU.WDMA_SIZE_1(height_wdma=tile.output_height - 1, width_wdma=tile.output_width - 1)
-    yield DPU.BN_CFG(bn_relu_bypass=1, bn_mul_bypass=1, bn_alu_bypass=1, bn_bypass=1)
+    idle = run.norm_multiplier is None
+    yield DPU.BN_CFG(bn_relu_bypass=1, bn_mul_bypass=idle, bn_alu_bypass=1, bn_bypass=idle)
     yield DPU.BN_ALU_CFG()
-    yield DPU.BN_MUL_CFG()
+    yield DPU.BN_MUL_CFG(bn_mul_operand=run.norm_multiplier or 0, bn_mul_shift_value=run.norm_shift)
     yield DPU.BN_RELUX_CMP_VALUE()
     yield from emit_elementwise_stage(tile)
-    yield DPU.OUT_CVT_OFFSET(out_cvt_offset=layer.requantize.offset)
-    yield DPU.OUT_CVT_SCALE(out_cvt_scale=layer.requantize.multiplier)
-    yield DPU.OUT_CVT_SHIFT(out_cvt_shift=layer.requantize.shift)
+    yield DPU.OUT_CVT_OFFSET(out_cvt_offset=run.offset)
+    yield DPU.OUT_CVT_SCALE(out_cvt_scale=run.multiplier)
+    yield DPU.OUT_CVT_SHIFT(out_cvt_shift=run.shift, cvt_round=run.half_away)
     yield from (register() for register in EW_OPERANDS)
     yield DPU.SURFACE_ADD(surf_add=SURFACES_PER_GROUP[layer.depthwise] * tile.output_surface)
     yield DPU.UNDOC_40C4()
@@ -54,19 +57,23 @@ def emit_dpu(tile: ConvTile) -> Iterator[Command]:
 
 
 def emit_bias_stage(tile: ConvTile) -> Iterator[Command]:
-    """BS: adds the bias from memory and clamps in the accumulator's domain; OW adds -zw * (sum of the window) (S-25).
+    """BS: adds the bias from memory, multiplies, clamps; OW adds -zw * (sum of the window) before that (S-25).
 
     ReLU and ReLU-X of BS are proven in fp16 (S-155) and known from the TRM for integers; they are on only where the
     converter's own saturation does not do (npu.md §5.3).
     """
-    layer = tile.layer
-    relu, limit = layer.relu or layer.relu_limit is not None, layer.relu_limit
+    layer, run = tile.layer, tile.requantize
+    multiplies = run.channel_multiplier is not None
     yield DPU.BS_CFG(
-        bs_alu_algo=ADD, bs_alu_src=FROM_MEMORY, bs_relux_en=limit is not None, bs_relu_bypass=not relu, bs_mul_bypass=1
+        bs_alu_algo=ADD,
+        bs_alu_src=FROM_MEMORY,
+        bs_relux_en=run.relu_limit is not None,
+        bs_relu_bypass=not run.relu,
+        bs_mul_bypass=not multiplies,
     )
     yield DPU.BS_ALU_CFG()
-    yield DPU.BS_MUL_CFG()
-    yield DPU.BS_RELUX_CMP_VALUE(bs_relux_cmp_dat=limit or 0)
+    yield DPU.BS_MUL_CFG(bs_mul_shift_value=run.channel_shift, bs_mul_src=FROM_MEMORY if multiplies else 0)
+    yield DPU.BS_RELUX_CMP_VALUE(bs_relux_cmp_dat=run.relu_limit or 0)
     size_e = SURFACES_PER_GROUP[layer.depthwise] - 1
     yield DPU.BS_OW_CFG(size_e_2=size_e, size_e_1=size_e, size_e_0=size_e)
     yield DPU.BS_OW_OP(ow_op=-layer.weight_zero_point)

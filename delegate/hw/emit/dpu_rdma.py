@@ -13,6 +13,7 @@ from delegate.ir import ConvTile
 BURST_16 = 15
 DEPTHWISE_MODE = 3
 ALU_OPERAND = 1  # dense int32 (S-17)
+RECORDS = 7  # 64 bytes for eight channels (S-17)
 SHARED_READ = 5  # main and element-wise client read the surfaces of one operand in turn (npu.md §5.4a)
 PER_PIXEL, EIGHT_BITS = 1, 1
 
@@ -23,7 +24,8 @@ def emit_dpu_rdma(tile: ConvTile) -> Iterator[Command]:
     yield DPU_RDMA.RDMA_DATA_CUBE_WIDTH(width=tile.output_width - 1)
     yield DPU_RDMA.RDMA_DATA_CUBE_HEIGHT(height=tile.output_height - 1)
     yield DPU_RDMA.RDMA_DATA_CUBE_CHANNEL(channel=tile.output_channels - 1)
-    yield DPU_RDMA.RDMA_BRDMA_CFG(brdma_data_use=ALU_OPERAND)
+    multiplies = tile.requantize.channel_multiplier is not None
+    yield DPU_RDMA.RDMA_BRDMA_CFG(brdma_data_use=RECORDS if multiplies else ALU_OPERAND)
     yield Address(DPU_RDMA.RDMA_BS_BASE_ADDR, tile.bias)
     yield DPU_RDMA.RDMA_NRDMA_CFG(nrdma_disable=1)
     yield DPU_RDMA.RDMA_BN_BASE_ADDR()

@@ -18,7 +18,7 @@ from delegate.hw.device import DeviceJob, Memory
 from delegate.hw.sim.machine import Machine
 from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace
 from delegate.hw.sim.passes import Options
-from delegate.hw.soc import RK3588, Soc
+from delegate.hw.soc import FORMS, RK3588, Soc
 
 LARGEST_CORES = 3
 Kernel = Literal["rocket", "rknpu"]
@@ -49,6 +49,7 @@ class Simulator:
     """
 
     name = "simulator"
+    forms = frozenset(FORMS)  # it computes what the hardware book believes of them
 
     def __init__(
         self, cores: int = 1, kernel: Kernel = "rocket", soc: Soc = RK3588, options: Options | None = None

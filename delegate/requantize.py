@@ -1,0 +1,268 @@
+"""From TFLite's multipliers to the three roundings of the DPU: BS, BN, OUT_CVT.
+
+TFLite multiplies an accumulator by a number of 31 bits, rounds to an integer, and rounds once more when it shifts that
+right. The converter alone has 15 bits and rounds once. So the multiplication is done where the silicon has it per channel,
+in BS, with the result in the units of TFLite's inner integer; OUT_CVT then does the shift with ties away from zero, as
+TFLite does. Where BN may be used as well (a form not proven on silicon), 30 bits are had and the results are TFLite's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from delegate.errors import CompileError
+from delegate.ir import Requantize
+from delegate.quantize import INT8_HIGH, INT8_LOW, LARGEST_SHIFT, round_half_away, round_shift
+
+LARGEST_FACTOR = 0x7FFF  # signed 16 bits (S-02, S-19)
+LEAST_FACTOR = 1  # 0 would switch BS off for eight channels (S-223)
+MANTISSA_BITS = 15
+INNER_SHIFT_LIMIT = 22  # a larger shift at the end could meet the saturation of 32 bits before that of 8
+FINE = 1 / 32  # output steps; a run of channels is cut where a common shift errs more and own ones would not
+LARGEST_ERROR = 0.45  # output steps
+Reals = npt.NDArray[np.float64]
+
+
+def plain(real: float, channels: int, offset: int) -> Requantize:
+    """OUT_CVT alone: the nearest multiplier of 15 bits and its shift.
+
+    A mantissa that rounds up to 2**15 carries into the shift, which upstream forgets (S-10). Raises CompileError for a
+    factor that the converter cannot express.
+    """
+    check_factor(real)
+    multiplier, shift = mantissa(real)
+    return Requantize(range(channels), multiplier, shift, offset)
+
+
+def mantissa(real: float) -> tuple[int, int]:
+    """(multiplier of 15 bits, right shift) nearest to a factor."""
+    fraction, exponent = math.frexp(real)
+    multiplier = round(fraction * (1 << MANTISSA_BITS))
+    if multiplier == 1 << MANTISSA_BITS:
+        multiplier, exponent = multiplier >> 1, exponent + 1
+    return multiplier, MANTISSA_BITS - exponent
+
+
+def factor(run: Requantize) -> float:
+    """The real factor of OUT_CVT."""
+    return math.ldexp(run.multiplier, -run.shift)
+
+
+def inner_shift(real: float) -> int:
+    """The right shift of TFLite's multiplier for a real factor, negative for a left one (QuantizeMultiplier)."""
+    fraction, exponent = math.frexp(real)
+    return -(exponent + 1) if round_half_away(math.ldexp(fraction, 31)) == 1 << 31 else -exponent
+
+
+def check_factor(real: float) -> None:
+    """Raises CompileError for a factor that the stages cannot express."""
+    if not (math.isfinite(real) and 2.0**-40 < real < 2.0 ** (MANTISSA_BITS - 1)):
+        raise CompileError(f"requantization factor {real} is not between 2**-40 and 2**{MANTISSA_BITS - 1}")
+
+
+def final_shift(inner: int) -> tuple[int, int]:
+    """(multiplier, shift) of OUT_CVT for a right shift of ``inner``; a shift of 0 is not among those proven (S-03)."""
+    return (1, inner) if inner > 0 else (2, 1)
+
+
+def per_channel(reals: Reals, reach: Reals, offset: int, group: int) -> tuple[Requantize, ...]:
+    """Runs of channels with a BS multiplier each and one shift a run, all proven on silicon.
+
+    ``reals``: factor of each channel; ``reach``: bound of its |accumulator|; ``group``: channels that belong together.
+    Raises CompileError where a factor is out of range or the result could be off by half a step.
+    """
+    for real in reals:
+        check_factor(float(real))
+    runs: list[Requantize] = []
+    for start in range(0, len(reals), group):
+        block = range(start, min(start + group, len(reals)))
+        own = common_run(reals, block, offset)
+        if runs:
+            merged = common_run(reals, range(runs[-1].channels.start, block.stop), offset)
+            allowed = max(FINE, run_error(runs[-1], reals, reach), run_error(own, reals, reach))
+            if run_error(merged, reals, reach) <= allowed:
+                runs[-1] = merged
+                continue
+        runs.append(own)
+    worst = max(run_error(run, reals, reach) for run in runs)
+    if worst > LARGEST_ERROR:
+        raise CompileError(f"channel scales lie so far apart that results could err by {worst:.2f} output steps")
+    return tuple(runs)
+
+
+def common_run(reals: Reals, channels: range, offset: int) -> Requantize:
+    """The channels with one pair of shifts, chosen for the largest factor."""
+    inner = min(max(inner_shift(float(reals[channels.start : channels.stop].max())), 0), INNER_SHIFT_LIMIT)
+    largest = float(reals[channels.start : channels.stop].max())
+    shift = MANTISSA_BITS - math.frexp(math.ldexp(largest, inner))[1]
+    exact = np.ldexp(reals[channels.start : channels.stop], shift + inner)
+    factors = np.clip(np.rint(exact), LEAST_FACTOR, LARGEST_FACTOR).astype(np.int16)
+    multiplier, final = final_shift(inner)
+    return Requantize(channels, multiplier, final, offset, True, factors, shift)
+
+
+def run_error(run: Requantize, reals: Reals, reach: Reals) -> float:
+    """Bound of the error of the factors over all inputs that do not saturate, in output steps."""
+    assert run.channel_multiplier is not None
+    part = slice(run.channels.start, run.channels.stop)
+    unit = math.ldexp(run.multiplier, -run.shift - run.channel_shift)
+    accumulators = np.minimum(reach[part], (INT8_HIGH - INT8_LOW) / reals[part])
+    return float((np.abs(run.channel_multiplier * unit - reals[part]) * accumulators).max())
+
+
+def exact(real: float, reach: int, channels: int, offset: int) -> Requantize:
+    """All channels with one factor of 30 bits: BS times BN, in the units of TFLite's inner integer.
+
+    ``reach``: bound of |accumulator|. Unproven on silicon: the shift of BN. Raises CompileError as per_channel does.
+    """
+    check_factor(real)
+    inner = min(max(inner_shift(real), 0), INNER_SHIFT_LIMIT)
+    # BS keeps as many bits as 32 hold, so that its rounding does not show
+    first = max(0, (reach * LARGEST_FACTOR).bit_length() - 31)
+    candidates = np.arange(1 << (MANTISSA_BITS - 1), LARGEST_FACTOR + 1, dtype=np.float64)
+    target = math.ldexp(real, inner + first)
+    second = MANTISSA_BITS - math.frexp(target / candidates[-1])[1]
+    if not 0 <= second <= LARGEST_SHIFT:
+        raise CompileError(f"requantization factor {real} needs a shift of {second} in BN")
+    partners = np.rint(np.ldexp(target / candidates, second))
+    errors = np.abs(np.ldexp(candidates * partners, -second) - target)
+    errors[(partners > LARGEST_FACTOR) | (partners < 1)] = np.inf
+    best = int(errors.argmin())
+    multiplier, final = final_shift(inner)
+    return Requantize(
+        channels=range(channels),
+        multiplier=multiplier,
+        shift=final,
+        offset=offset,
+        half_away=True,
+        channel_multiplier=np.full(channels, int(candidates[best]), np.int16),
+        channel_shift=first,
+        norm_multiplier=int(partners[best]),
+        norm_shift=second,
+    )
+
+
+def behind_bs(run: Requantize, value: int) -> int:
+    """What BN and OUT_CVT make of a value of BS, not saturated."""
+    if run.norm_multiplier is not None:
+        value = round_shift(value * run.norm_multiplier, run.norm_shift)
+    product = value * run.multiplier
+    if not run.half_away:
+        return round_shift(product, run.shift) + run.offset
+    half = 1 << (run.shift - 1)
+    return (abs(product) + half >> run.shift) * (1 if product >= 0 else -1) + run.offset
+
+
+def clamped(run: Requantize, low: int, high: int) -> Requantize:
+    """The run with its output limited to [low, high], by clamps behind the multiplier of BS.
+
+    The converter saturates at -128 and 127 by itself. Any other low end must be the zero point, where BS gives 0; a high
+    end becomes the largest value of BS that gives it. Raises CompileError for a range that these cannot express.
+    """
+    if low > INT8_LOW and low != run.offset:
+        raise CompileError(f"clamp at {low} is neither -128 nor the output's zero point {run.offset}")
+    if high == INT8_HIGH:
+        return replace(run, relu=low > INT8_LOW)
+    limit = last_at_most(lambda value: behind_bs(run, value), high)
+    if limit < 0 or behind_bs(run, limit) != high:
+        raise CompileError(f"no value of BS gives the clamp {high}")
+    return replace(run, relu=True, relu_limit=limit)
+
+
+def last_at_most(function: Callable[[int], int], target: int) -> int:
+    """The largest 32-bit integer at which a rising function is at most ``target``."""
+    low, high = -(2**31), 2**31 - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if function(middle) <= target else (low, middle - 1)
+    return low
+
+
+@dataclass(frozen=True)
+class Sum:
+    """a and b, each times a weight, then OUT_CVT; ``error`` bounds |sum - exact| in output steps over all inputs."""
+
+    a: int
+    b: int
+    run: Requantize
+    error: float
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What an addition needs to know of a tensor: its scale, and the largest |q - zero point|."""
+
+    scale: float
+    reach: int
+
+
+def weighted_sum(a: Operand, b: Operand, scale: float, channels: int, offset: int) -> Sum:
+    """Two weights of eight bits whose ratio is nearest to that of the scales (S-225), for out = a + b.
+
+    Weights go to 127, so that the weights' zero point is 0. All weights of either side are tried and the pair with the
+    smallest bound of the error is taken. Raises CompileError where the scales lie too far apart.
+    """
+    steps = np.arange(1, INT8_HIGH + 1)
+    first = np.concatenate([steps, np.rint(steps * (a.scale / b.scale))])
+    second = np.concatenate([np.rint(steps * (b.scale / a.scale)), steps])
+    possible = (first >= 1) & (first <= INT8_HIGH) & (second >= 1) & (second <= INT8_HIGH)
+    best: Sum | None = None
+    share = a.scale * a.reach / (a.scale * a.reach + b.scale * b.reach)
+    for weight_a, weight_b in zip(first[possible], second[possible], strict=True):
+        run = plain((a.scale / weight_a * share + b.scale / weight_b * (1 - share)) / scale, channels, offset)
+        error = abs(weight_a * factor(run) - a.scale / scale) * a.reach
+        error += abs(weight_b * factor(run) - b.scale / scale) * b.reach
+        if best is None or error < best.error:
+            best = Sum(int(weight_a), int(weight_b), run, float(error))
+    if best is None:
+        raise CompileError(f"addition: the operands' scales {a.scale} and {b.scale} are more than 127 apart")
+    return best
+
+
+@dataclass(frozen=True)
+class ExactSum:
+    """a * weight * BS multiplier + b * gain, both integers without a shift, then OUT_CVT."""
+
+    weight: int
+    gain: int
+    run: Requantize
+    error: float
+
+
+def exact_sum(a: Operand, b: Operand, scale: float, channels: int, offset: int) -> ExactSum:
+    """Integer factors of about 20 and 15 bits for out = a + b, whose products with OUT_CVT's multiplier meet the scales.
+
+    No rounding happens before the last one, so the unknown rounding of the operand converter (S-167) does not matter.
+    Raises CompileError where the scales lie too far apart.
+    """
+    ratio_a, ratio_b = a.scale / scale, b.scale / scale
+    # the smallest shift at which both factors stay in range for every multiplier of 15 bits
+    room = min(math.log2(LARGEST_FACTOR / ratio_b), math.log2(INT8_HIGH * LARGEST_FACTOR / ratio_a))
+    shift = math.floor(room) + MANTISSA_BITS - 1
+    if not 1 <= shift <= LARGEST_SHIFT:
+        raise CompileError(f"addition: no shift for the scales {a.scale}, {b.scale} and {scale}")
+    multipliers = np.arange(1 << (MANTISSA_BITS - 1), LARGEST_FACTOR + 1, dtype=np.float64)
+    gains = np.rint(np.ldexp(ratio_b / multipliers, shift))
+    wanted = np.ldexp(ratio_a / multipliers, shift)
+    weights = np.clip(np.ceil(wanted / LARGEST_FACTOR), 1, INT8_HIGH)
+    factors = np.rint(wanted / weights)
+    errors = np.abs(np.ldexp(gains * multipliers, -shift) - ratio_b) * b.reach
+    errors += np.abs(np.ldexp(weights * factors * multipliers, -shift) - ratio_a) * a.reach
+    errors[(gains < 1) | (gains > LARGEST_FACTOR) | (factors < 1) | (factors > LARGEST_FACTOR)] = np.inf
+    best = int(errors.argmin())
+    if not math.isfinite(errors[best]):
+        raise CompileError(f"addition: no factors for the scales {a.scale}, {b.scale} and {scale}")
+    run = Requantize(
+        channels=range(channels),
+        multiplier=int(multipliers[best]),
+        shift=shift,
+        offset=offset,
+        half_away=True,
+        channel_multiplier=np.full(channels, int(factors[best]), np.int16),
+    )
+    return ExactSum(int(weights[best]), int(gains[best]), run, float(errors[best]))
