@@ -7,6 +7,7 @@ so that an access past its end is seen.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -140,8 +141,9 @@ class Simulator:
         """Returns when the jobs of a ticket are done; raises the first error, DeviceError after ``timeout`` seconds."""
         if not isinstance(ticket, Ticket):
             raise DeviceError(f"{ticket!r} is no ticket of this device")
+        deadline = time.monotonic() + timeout
         for queued in ticket.jobs:
-            if not queued.done.wait(timeout):
+            if not queued.done.wait(max(0.0, deadline - time.monotonic())):
                 raise DeviceError(f"jobs are not done after {timeout} s")
         for queued in ticket.jobs:
             if queued.error is not None:

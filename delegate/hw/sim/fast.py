@@ -120,7 +120,7 @@ class FastConvolution:
         known = kernels.derived.get(key)
         if isinstance(known, Matrix):
             return known
-        numbers = kernels.numbers  # (kernels, kh, kw, channels)
+        numbers = kernels.numbers()  # (kernels, kh, kw, channels)
         if depthwise:
             wide = numbers[0].astype(np.float64)  # (kh, kw, channels)
             wide += factor if isinstance(factor, int) else factor[: wide.shape[2]]

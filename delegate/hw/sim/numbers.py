@@ -23,9 +23,9 @@ def round_shift(product: Ints, shift: int, away_from_zero: bool = False) -> Ints
     """
     if shift == 0:
         return product
-    half = np.int64(1) << np.int64(shift - 1)
+    half, mask = np.int64(1 << (shift - 1)), np.int64((1 << shift) - 1)
     rounded = (product + half) >> np.int64(shift)
-    tie = (product & ((half << np.int64(1)) - np.int64(1))) == half
+    tie = (product & mask) == half
     wrong = tie & ((product < 0) if away_from_zero else (rounded & 1 == 1))
     result: Ints = rounded - wrong
     return result

@@ -28,7 +28,7 @@ KNOWN_FIRES = (
     frozenset({"DPU", "DPU_RDMA"}),
     frozenset({"PPU", "PPU_RDMA"}),
 )
-UNPACKED_LIMIT = 512 << 20  # bytes of unpacked kernels that are kept
+KEPT_LIMIT = 64 << 20  # bytes of packed kernels that are kept; what fast paths derive is some four times as much
 
 
 class Pass(Protocol):
@@ -38,25 +38,28 @@ class Pass(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """Fetched kernels: the packed bytes, their unpacked form, and forms that fast paths derive and keep."""
+    """Fetched kernels: the packed bytes, and forms that fast paths derive and keep."""
 
     packed: Bytes
     weights: Weights
-    numbers: Numbers  # (kernels, kh, kw, channels)
     derived: dict[object, object] = field(default_factory=dict)
+
+    def numbers(self) -> Numbers:
+        """(kernels, kh, kw, channels), or (1, kh, kw, channels) for depthwise."""
+        return fetch.unpack_weights(self.packed, self.weights)
 
 
 @dataclass(eq=False)
 class Buffers:
-    """The CBUF between tasks, and kernels already unpacked (kept as long as memory holds the same bytes)."""
+    """The CBUF between tasks, and kernels met before (kept as long as memory holds the same bytes)."""
 
     features: tuple[tuple[int, ...], Callable[[], Numbers]] | None = None  # geometry, values
     kernels: Kernels | None = None
-    _unpacked: dict[Hashable, Kernels] = field(default_factory=dict)
-    _unpacked_bytes: int = 0
+    _kept: dict[Hashable, Kernels] = field(default_factory=dict)
+    _kept_bytes: int = 0
 
     def forget(self) -> None:
-        """CBUF contents are lost; what was unpacked is still right for equal bytes."""
+        """CBUF contents are lost; what was derived is still right for equal bytes."""
         self.features = self.kernels = None
 
     def fetch_kernels(self, memory: AddressSpace, weights: Weights, task: str) -> Kernels:
@@ -71,16 +74,16 @@ class Buffers:
                 )
             return held
         packed = memory.bytes(weights.address, weights.size, f"{task}: CNA weights")
-        key = (weights.address, weights.size, weights.kernels, weights.kernel, weights.channels, weights.precision)
-        known = self._unpacked.get(key)
+        shape = (weights.kernels, weights.kernel, weights.channels, weights.depthwise, weights.precision)
+        key = (weights.address, weights.size, shape)
+        known = self._kept.get(key)
         if known is None or not _same_bytes(known.packed, packed):
-            copy = packed.copy()
-            known = Kernels(copy, weights, fetch.unpack_weights(copy, weights))
-            self._unpacked_bytes += known.numbers.nbytes
-            if self._unpacked_bytes > UNPACKED_LIMIT:
-                self._unpacked.clear()
-                self._unpacked_bytes = known.numbers.nbytes
-            self._unpacked[key] = known
+            known = Kernels(packed.copy(), weights)
+            self._kept_bytes += packed.size
+            if self._kept_bytes > KEPT_LIMIT:
+                self._kept.clear()
+                self._kept_bytes = packed.size
+            self._kept[key] = known
         self.kernels = known
         return known
 
@@ -131,7 +134,7 @@ class Convolution:
 
     def run(self, memory: AddressSpace, buffers: Buffers, task: str) -> None:
         writer.check_mapped(memory, self.dpu.writer, task)
-        kernels = buffers.fetch_kernels(memory, self.front.weights, task).numbers
+        kernels = buffers.fetch_kernels(memory, self.front.weights, task).numbers()
         numbers = fetch_features(memory, buffers, self.front, task)
         lane = scale_lane(memory, self.dpu, self.reader, task)
         finish(memory, self.dpu, self.reader, self.accumulate(numbers, kernels, lane, task), lane, task)

@@ -231,9 +231,12 @@ def output_integer(values: Ints, output: Output) -> Stored:
 
 
 def output_float(values: Floats, output: Output) -> Stored:
-    """OUT_CVT in the float path (S-15)."""
+    """OUT_CVT in the float path: add, then scale (S-15); with CVT_TYPE 0 scale, then add, scale 0 being 1 (F-79)."""
+    factor = np.float32(2.0 ** -(output.minus_exp + output.shift))
     if output.add_first:
-        values = (values + np.float32(output.offset)) * np.float32(2.0**-output.minus_exp) * np.float32(output.scale)
+        values = (values + np.float32(output.offset)) * factor * np.float32(output.scale)
+    else:
+        values = values * factor * np.float32(output.scale or 1) + np.float32(output.offset)
     name = output.format.name
     if name == "fp16":
         return values.astype(np.float16)

@@ -397,3 +397,20 @@ def test_hardware_deconvolution():
     assert np.array_equal(result(board, shape), wanted)
     with pytest.raises(SimulatorError, match="S-140"):
         board.run(words(change(fields, CNA.CONV_CON3, deconv_x_stride=2)))
+
+
+def test_equal_bytes_of_another_shape_are_unpacked_anew():
+    """Kept kernels are told apart by shape: one direct kernel and a depthwise one of the same bytes."""
+    direct = Shape(4, 4, 64, 1, output=(4, 4))
+    depthwise = Shape(4, 4, 64, 64, depthwise=True, output=(4, 4))
+    rng = np.random.default_rng(15)
+    features = rng.integers(-8, 8, (4, 4, 64)).astype(np.int8)
+    kernel = rng.integers(-8, 8, (1, 1, 1, 64)).astype(np.int8)
+    board = Board()
+    for shape in (direct, depthwise, direct):
+        bias = np.zeros(shape.written, np.int32)
+        place(board, shape, features, kernel, bias)
+        board.run(words(convolution(shape, 0x4000, 20)))
+        products = features.astype(np.int64) * kernel[0, 0, 0]
+        total = products if shape.depthwise else products.sum(axis=2, keepdims=True)
+        assert np.array_equal(result(board, shape), silicon_model.finish(total, silicon_model.Requantize(1, 6, 0)))
