@@ -9,7 +9,7 @@ TFLite does. Where BN may be used as well (a form not proven on silicon), 30 bit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,14 +96,31 @@ def per_channel(reals: Reals, reach: Reals, offset: int, group: int) -> tuple[Re
 
 
 def common_run(reals: Reals, channels: range, offset: int) -> Requantize:
-    """The channels with one pair of shifts, chosen for the largest factor."""
-    inner = min(max(inner_shift(float(reals[channels.start : channels.stop].max())), 0), INNER_SHIFT_LIMIT)
-    largest = float(reals[channels.start : channels.stop].max())
+    """The channels with one pair of shifts: BS's for the largest factor, OUT_CVT's where the roundings hurt least."""
+    part = reals[channels.start : channels.stop]
+    inner = common_inner_shift([inner_shift(float(real)) for real in part])
+    largest = float(part.max())
     shift = MANTISSA_BITS - math.frexp(math.ldexp(largest, inner))[1]
-    exact = np.ldexp(reals[channels.start : channels.stop], shift + inner)
-    factors = np.clip(np.rint(exact), LEAST_FACTOR, LARGEST_FACTOR).astype(np.int16)
+    factors = np.clip(np.rint(np.ldexp(part, shift + inner)), LEAST_FACTOR, LARGEST_FACTOR).astype(np.int16)
     multiplier, final = final_shift(inner)
     return Requantize(channels, multiplier, final, offset, True, factors, shift)
+
+
+def common_inner_shift(own: Sequence[int]) -> int:
+    """The shift of OUT_CVT for channels whose multipliers in TFLite have the shifts ``own``.
+
+    A channel with this shift is rounded as TFLite does. With a larger one it is rounded once where TFLite rounds twice,
+    with a smaller one it is rounded coarsely first: the share of results that differ grows with 2**-(the smaller shift).
+    """
+    lowest = max(min(own), 0)
+
+    def cost(shift: int) -> float:
+        return sum(2.0 ** -min(each, shift) for each in own if each > 0 and each != shift)
+
+    # beyond the multiplier's bits nothing is gained, and BS has no left shift
+    return min(
+        range(lowest, min(lowest + MANTISSA_BITS, INNER_SHIFT_LIMIT) + 1), key=lambda shift: (cost(shift), shift)
+    )
 
 
 def run_error(run: Requantize, reals: Reals, reach: Reals) -> float:
@@ -122,17 +139,18 @@ def exact(real: float, reach: int, channels: int, offset: int) -> Requantize:
     """
     check_factor(real)
     inner = min(max(inner_shift(real), 0), INNER_SHIFT_LIMIT)
-    # BS keeps as many bits as 32 hold, so that its rounding does not show
-    first = max(0, (reach * LARGEST_FACTOR).bit_length() - 31)
-    candidates = np.arange(1 << (MANTISSA_BITS - 1), LARGEST_FACTOR + 1, dtype=np.float64)
-    target = math.ldexp(real, inner + first)
-    second = MANTISSA_BITS - math.frexp(target / candidates[-1])[1]
-    if not 0 <= second <= LARGEST_SHIFT:
-        raise CompileError(f"requantization factor {real} needs a shift of {second} in BN")
-    partners = np.rint(np.ldexp(target / candidates, second))
-    errors = np.abs(np.ldexp(candidates * partners, -second) - target)
-    errors[(partners > LARGEST_FACTOR) | (partners < 1)] = np.inf
+    factors = np.arange(1, LARGEST_FACTOR + 1, dtype=np.float64)  # of BS; each with the least shift that 32 bits allow
+    first = np.maximum(0, np.frexp(reach * factors)[1] - 31)
+    target = np.ldexp(real, inner + first)
+    second = MANTISSA_BITS - np.frexp(target / factors)[1]  # each factor's partner in BN has as many bits as fit
+    partners = np.rint(np.ldexp(target / factors, second))
+    errors = np.abs(np.ldexp(factors * partners, -second - first) - math.ldexp(real, inner))
+    errors *= min(reach, (INT8_HIGH - INT8_LOW) / real)
+    errors += np.where(first > 0, np.ldexp(partners, -second) / 2, 0)  # the rounding of BS
+    errors[(partners > LARGEST_FACTOR) | (second < 0) | (second > LARGEST_SHIFT)] = np.inf
     best = int(errors.argmin())
+    if not math.isfinite(errors[best]):
+        raise CompileError(f"requantization factor {real} needs a shift beyond {LARGEST_SHIFT} in BN")
     multiplier, final = final_shift(inner)
     return Requantize(
         channels=range(channels),
@@ -140,10 +158,10 @@ def exact(real: float, reach: int, channels: int, offset: int) -> Requantize:
         shift=final,
         offset=offset,
         half_away=True,
-        channel_multiplier=np.full(channels, int(candidates[best]), np.int16),
-        channel_shift=first,
+        channel_multiplier=np.full(channels, int(factors[best]), np.int16),
+        channel_shift=int(first[best]),
         norm_multiplier=int(partners[best]),
-        norm_shift=second,
+        norm_shift=int(second[best]),
     )
 
 

@@ -66,8 +66,11 @@ def accumulator_bound(node: Node) -> int:
 
 def accumulator_reach(node: Node) -> npt.NDArray[np.float64]:
     """A bound of |accumulator| over all inputs for each output channel, from the weights."""
+    weight = weight_of(node)
+    assert weight.quant is not None
     axes = (0, 1, 2) if node.op == "DEPTHWISE_CONV_2D" else (1, 2, 3)
-    magnitudes = np.abs(weight_data(node).astype(np.int16)).sum(axis=axes, dtype=np.int64)
+    weights = weight_data(node).astype(np.int16) - np.int16(quantize.zero_point(weight.quant, weight.dtype))
+    magnitudes = np.abs(weights).sum(axis=axes, dtype=np.int64)
     return np.asarray(magnitudes * 255 + np.abs(bias_data(node)), np.float64)
 
 
@@ -198,13 +201,17 @@ def requantization(node: Node, target: Target) -> tuple[Requantize, ...]:
     """From accumulators to the output, its clamps included; raises CompileError."""
     output = node.outputs[0]
     assert output.quant is not None
-    factors, offset = channel_factors(node), quantize.zero_point(output.quant, output.dtype)
+    factors, reach, offset = (
+        channel_factors(node),
+        accumulator_reach(node),
+        quantize.zero_point(output.quant, output.dtype),
+    )
     if NORM_SHIFT in target.forms and (factors == factors[0]).all():
-        runs: tuple[Requantize, ...] = (exact(float(factors[0]), accumulator_bound(node), len(factors), offset),)
+        runs: tuple[Requantize, ...] = (exact(float(factors[0]), int(reach.max()), len(factors), offset),)
     else:
         depthwise = node.op == "DEPTHWISE_CONV_2D" and node.params["depth_multiplier"] == 1
         group = target.soc.depthwise_group if depthwise else target.soc.kernel_group
-        runs = per_channel(factors, accumulator_reach(node), offset, group)
+        runs = per_channel(factors, reach, offset, group)
     low, high = quantize.activation_range(node.params["activation"], output.quant, output.dtype)
     return tuple(clamped(run, low, high) for run in runs)
 
