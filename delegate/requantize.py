@@ -70,36 +70,59 @@ def final_shift(inner: int) -> tuple[int, int]:
     return (1, inner) if inner > 0 else (2, 1)
 
 
-def per_channel(reals: Reals, reach: Reals, offset: int, group: int) -> tuple[Requantize, ...]:
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """What requantization needs to know of a layer's output channels, (channels) each."""
+
+    factors: Reals  # input scale * weight scale / output scale
+    bias: npt.NDArray[np.int32]  # with the input's zero point folded in
+    reach: Reals  # bound of |accumulator - bias|
+
+
+def per_channel(channels: Channels, offset: int, group: int) -> tuple[Requantize, ...]:
     """Runs of channels with a BS multiplier each and one shift a run, all proven on silicon.
 
-    ``reals``: factor of each channel; ``reach``: bound of its |accumulator|; ``group``: channels that belong together.
-    Raises CompileError where a factor is out of range or the result could be off by half a step.
+    ``group``: channels that belong together. Raises CompileError for a factor that is out of range. A channel whose
+    factor is far below the largest of its run is not exact; run_errors says by how much.
     """
-    for real in reals:
-        check_factor(float(real))
+    check_factor(float(channels.factors.max()))
     runs: list[Requantize] = []
-    for start in range(0, len(reals), group):
-        block = range(start, min(start + group, len(reals)))
-        own = common_run(reals, block, offset)
+    for start in range(0, len(channels.factors), group):
+        block = range(start, min(start + group, len(channels.factors)))
+        own = common_run(channels.factors, block, offset)
         if runs:
-            merged = common_run(reals, range(runs[-1].channels.start, block.stop), offset)
-            allowed = max(FINE, run_error(runs[-1], reals, reach), run_error(own, reals, reach))
-            if run_error(merged, reals, reach) <= allowed:
+            merged = common_run(channels.factors, range(runs[-1].channels.start, block.stop), offset)
+            apart = max(run_errors(run, channels).max() for run in (runs[-1], own))
+            if run_errors(merged, channels).max() <= max(FINE, apart):
                 runs[-1] = merged
                 continue
         runs.append(own)
-    worst = max(run_error(run, reals, reach) for run in runs)
-    if worst > LARGEST_ERROR:
-        raise CompileError(f"channel scales lie so far apart that results could err by {worst:.2f} output steps")
     return tuple(runs)
+
+
+def scale_classes(channels: Channels, offset: int, group: int) -> list[npt.NDArray[np.bool_]]:
+    """Masks of channels that per_channel can serve together; one mask for all where that is exact enough.
+
+    The largest factors come first; a class takes all smaller ones that stay exact beside them.
+    """
+    classes: list[npt.NDArray[np.bool_]] = []
+    left = np.ones(len(channels.factors), bool)
+    while left.any():
+        only = replace(channels, factors=np.where(left, channels.factors, 0.0))
+        errors = np.concatenate([run_errors(run, only) for run in per_channel(only, offset, group)])
+        served = left & (errors <= LARGEST_ERROR)
+        if not served.any():
+            raise CompileError(f"a channel of factor {channels.factors[left].max()} cannot be served exactly enough")
+        classes.append(served)
+        left &= ~served
+    return classes
 
 
 def common_run(reals: Reals, channels: range, offset: int) -> Requantize:
     """The channels with one pair of shifts: BS's for the largest factor, OUT_CVT's where the roundings hurt least."""
     part = reals[channels.start : channels.stop]
-    inner = common_inner_shift([inner_shift(float(real)) for real in part])
-    largest = float(part.max())
+    inner = common_inner_shift([inner_shift(float(real)) for real in part if real > 0] or [0])
+    largest = float(part.max()) or 1.0  # a run that nobody reads
     shift = MANTISSA_BITS - math.frexp(math.ldexp(largest, inner))[1]
     factors = np.clip(np.rint(np.ldexp(part, shift + inner)), LEAST_FACTOR, LARGEST_FACTOR).astype(np.int16)
     multiplier, final = final_shift(inner)
@@ -115,7 +138,7 @@ def common_inner_shift(own: Sequence[int]) -> int:
     lowest = max(min(own), 0)
 
     def cost(shift: int) -> float:
-        return sum(2.0 ** -min(each, shift) for each in own if each > 0 and each != shift)
+        return math.fsum(2.0 ** -min(each, shift) for each in own if each > 0 and each != shift)
 
     # beyond the multiplier's bits nothing is gained, and BS has no left shift
     return min(
@@ -123,13 +146,43 @@ def common_inner_shift(own: Sequence[int]) -> int:
     )
 
 
-def run_error(run: Requantize, reals: Reals, reach: Reals) -> float:
-    """Bound of the error of the factors over all inputs that do not saturate, in output steps."""
+def unit(run: Requantize) -> float:
+    """Output steps of a factor of 1 in BS."""
+    return math.ldexp(run.multiplier, -run.shift - run.channel_shift)
+
+
+def run_errors(run: Requantize, channels: Channels) -> Reals:
+    """Bound of the error of a run's factors over all inputs, (channels of the run), in output steps."""
+    return np.minimum(*error_bounds(run, channels))
+
+
+def error_bounds(run: Requantize, channels: Channels) -> tuple[Reals, Reals]:
+    """The bounds with the bias as it is, where an accumulator that saturates does not count, and with a fitted one."""
     assert run.channel_multiplier is not None
     part = slice(run.channels.start, run.channels.stop)
-    unit = math.ldexp(run.multiplier, -run.shift - run.channel_shift)
-    accumulators = np.minimum(reach[part], (INT8_HIGH - INT8_LOW) / reals[part])
-    return float((np.abs(run.channel_multiplier * unit - reals[part]) * accumulators).max())
+    factors, bias = channels.factors[part], np.abs(channels.bias[part].astype(np.float64))
+    used = run.channel_multiplier * unit(run)
+    saturated = (INT8_HIGH - INT8_LOW) / np.maximum(factors, 2.0**-60)
+    with_bias = np.abs(used - factors) * np.minimum(channels.reach[part] + bias, saturated)
+    fitted = np.abs(used - factors) * channels.reach[part] + used / 2
+    return np.where(factors > 0, with_bias, 0.0), np.where(factors > 0, fitted, 0.0)
+
+
+def fitted_bias(runs: Sequence[Requantize], channels: Channels) -> npt.NDArray[np.int32]:
+    """The bias, and where its product with the factor in use errs more than rounding it, one that meets the product.
+
+    That is so for channels that are as good as dead: no weights to speak of and a bias in steps of a tiny scale.
+    """
+    bias = channels.bias.copy()
+    for run in runs:
+        if run.channel_multiplier is None or run.norm_multiplier is not None:
+            continue
+        part = slice(run.channels.start, run.channels.stop)
+        with_bias, fitted = error_bounds(run, channels)
+        products = channels.bias[part] * channels.factors[part] / (run.channel_multiplier * unit(run))
+        best = np.clip(np.rint(products), -(2**31), 2**31 - 1).astype(np.int32)
+        bias[part] = np.where(fitted < with_bias, best, bias[part])
+    return bias
 
 
 def exact(real: float, reach: int, channels: int, offset: int) -> Requantize:

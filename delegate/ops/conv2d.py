@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,7 +14,7 @@ from delegate.hw.soc import BS_CLAMP, NORM_SHIFT, Target
 from delegate.ir import Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, lowers
 from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, ONE_IMAGE, SAME_DTYPE, SCALES_POSITIVE
-from delegate.requantize import clamped, exact, per_channel
+from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
 
 
 def weight_of(node: Node) -> Tensor:
@@ -64,14 +66,18 @@ def accumulator_bound(node: Node) -> int:
     return taps * 255 * 255 + int(np.abs(bias_data(node)).max(initial=0))
 
 
-def accumulator_reach(node: Node) -> npt.NDArray[np.float64]:
-    """A bound of |accumulator| over all inputs for each output channel, from the weights."""
-    weight = weight_of(node)
-    assert weight.quant is not None
-    axes = (0, 1, 2) if node.op == "DEPTHWISE_CONV_2D" else (1, 2, 3)
-    weights = weight_data(node).astype(np.int16) - np.int16(quantize.zero_point(weight.quant, weight.dtype))
-    magnitudes = np.abs(weights).sum(axis=axes, dtype=np.int64)
-    return np.asarray(magnitudes * 255 + np.abs(bias_data(node)), np.float64)
+def channels_of(node: Node) -> Channels:
+    """Factors, bias and reach of each output channel; raises CompileError where the bias leaves 32 bits."""
+    feature, weight = node.inputs[0], weight_of(node)
+    assert feature is not None and feature.quant is not None and weight.quant is not None
+    depthwise = node.op == "DEPTHWISE_CONV_2D"
+    point = quantize.zero_point(weight.quant, weight.dtype)
+    data = weight_data(node)
+    magnitudes = np.abs(data.astype(np.int16) - np.int16(point))
+    reach = magnitudes.sum(axis=(0, 1, 2) if depthwise else (1, 2, 3), dtype=np.int64) * 255
+    input_point = quantize.zero_point(feature.quant, feature.dtype)
+    bias = quantize.effective_bias(bias_data(node), data, point, input_point, depthwise)
+    return Channels(channel_factors(node), bias, reach.astype(np.float64))
 
 
 def input_and_constants(node: Node, target: Target) -> bool:
@@ -108,11 +114,16 @@ def output_is_computed(node: Node, target: Target) -> bool:
 
 def converter_exists(node: Node, target: Target) -> bool:
     """The stages of the DPU can express the node's factors and its activation."""
+    output = node.outputs[0]
+    assert output.quant is not None
     try:
-        requantization(node, target)
+        channels = channels_of(node)
+        classes = scale_classes(channels, quantize.zero_point(output.quant, output.dtype), group_of(node, target))
+        for used in classes:
+            converter_of(node, channels, used, target)
     except CompileError:
         return False
-    return True
+    return len(classes) <= LARGEST_PARTS
 
 
 def clamp_is_allowed(node: Node, target: Target) -> bool:
@@ -136,6 +147,7 @@ def weights_are_quantized(node: Node, target: Target) -> bool:
 
 
 BS_CLAMP_TEXT = f"activation ends where 8 bits do, or the device may use: {BS_CLAMP}"
+LARGEST_PARTS = 4  # classes of channel scales, a layer each
 CBUF_TEXT = "the input rows of one window and 32 kernels (64 channels, depthwise) fit the CBUF of 384 KiB"
 
 CONVOLUTION_RULES = [
@@ -197,48 +209,105 @@ def channel_factors(node: Node) -> npt.NDArray[np.float64]:
     return np.broadcast_to(product / float(output.quant.scale[0]), (output.shape[3],))
 
 
-def requantization(node: Node, target: Target) -> tuple[Requantize, ...]:
-    """From accumulators to the output, its clamps included; raises CompileError."""
+def converter_of(node: Node, channels: Channels, used: npt.NDArray[np.bool_], target: Target) -> tuple[Requantize, ...]:
+    """From accumulators to the output, its clamps included, exact for the channels ``used``; raises CompileError."""
     output = node.outputs[0]
     assert output.quant is not None
-    factors, reach, offset = (
-        channel_factors(node),
-        accumulator_reach(node),
-        quantize.zero_point(output.quant, output.dtype),
-    )
-    if NORM_SHIFT in target.forms and (factors == factors[0]).all():
-        runs: tuple[Requantize, ...] = (exact(float(factors[0]), int(reach.max()), len(factors), offset),)
+    offset = quantize.zero_point(output.quant, output.dtype)
+    factor = float(channels.factors[0])
+    if NORM_SHIFT in target.forms and (channels.factors == factor).all():
+        reach = int((channels.reach + np.abs(channels.bias)).max())
+        runs: tuple[Requantize, ...] = (exact(factor, reach, len(channels.factors), offset),)
     else:
-        depthwise = node.op == "DEPTHWISE_CONV_2D" and node.params["depth_multiplier"] == 1
-        group = target.soc.depthwise_group if depthwise else target.soc.kernel_group
-        runs = per_channel(factors, reach, offset, group)
+        runs = per_channel(
+            replace(channels, factors=np.where(used, channels.factors, 0.0)), offset, group_of(node, target)
+        )
     low, high = quantize.activation_range(node.params["activation"], output.quant, output.dtype)
     return tuple(clamped(run, low, high) for run in runs)
 
 
-def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool, target: Target) -> Convolution:
-    """The layer of a node whose weights are already (kernels, height, width, channels); depthwise: one kernel."""
-    feature, output = node.inputs[0], node.outputs[0]
+def group_of(node: Node, target: Target) -> int:
+    """Channels that the writer cannot separate."""
+    depthwise = node.op == "DEPTHWISE_CONV_2D" and node.params["depth_multiplier"] == 1
+    return target.soc.depthwise_group if depthwise else target.soc.kernel_group
+
+
+def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool, target: Target) -> list[Convolution]:
+    """The layers of a node whose weights are already (kernels, height, width, channels); depthwise: one kernel.
+
+    One layer, or one for each class of channel scales, of which a last one takes every channel from where it is exact.
+    """
+    output = node.outputs[0]
+    assert output.quant is not None
+    channels = channels_of(node)
+    classes = scale_classes(channels, quantize.zero_point(output.quant, output.dtype), group_of(node, target))
+    if len(classes) == 1:
+        return [one_convolution(node, weight, depthwise, channels, classes[0], output, target)]
+    parts = [
+        one_convolution(node, weight, depthwise, channels, used, part_of_output(node, index), target)
+        for index, used in enumerate(classes)
+    ]
+    return [*parts, selection(node, [part.output for part in parts], classes)]
+
+
+def part_of_output(node: Node, index: int) -> Tensor:
+    """A tensor like the node's output that the model does not have; such tensors have negative numbers."""
+    output = node.outputs[0]
+    return replace(output, index=-(LARGEST_PARTS * output.index + index + 1), name=f"{output.name} part {index}")
+
+
+def one_convolution(
+    node: Node,
+    weight: npt.NDArray[np.int8],
+    depthwise: bool,
+    channels: Channels,
+    used: npt.NDArray[np.bool_],
+    output: Tensor,
+    target: Target,
+) -> Convolution:
+    """One layer that is exact for the channels ``used``."""
+    feature = node.inputs[0]
     assert feature is not None and feature.quant is not None
-    weight_quant = weight_of(node).quant
-    assert weight_quant is not None
-    weight_zero_point = quantize.zero_point(weight_quant, weight_of(node).dtype)
-    input_zero_point = quantize.zero_point(feature.quant, feature.dtype)
-    one_scale = weight_quant.scale.size == 1
+    quant = weight_of(node).quant
+    assert quant is not None
+    runs = converter_of(node, channels, used, target)
     return Convolution(
         node=node.index,
         operator=node.op,
         inputs=(feature,),
         output=output,
         weight=weight,
-        weight_zero_point=weight_zero_point,
-        bias=quantize.effective_bias(bias_data(node), weight, weight_zero_point, input_zero_point, depthwise),
-        input_zero_point=input_zero_point,
+        weight_zero_point=quantize.zero_point(quant, weight_of(node).dtype),
+        bias=fitted_bias(runs, channels),
+        input_zero_point=quantize.zero_point(feature.quant, feature.dtype),
         stride=node.params["stride"],
         padding=padding_pixels(node),
         depthwise=depthwise,
-        requantize=requantization(node, target),
-        accumulator_scale=float(feature.quant.scale[0]) * float(weight_quant.scale[0]) if one_scale else None,
+        requantize=runs,
+        accumulator_scale=float(feature.quant.scale[0]) * float(quant.scale[0]) if quant.scale.size == 1 else None,
+    )
+
+
+def selection(node: Node, parts: list[Tensor], classes: list[npt.NDArray[np.bool_]]) -> Convolution:
+    """A 1x1 convolution that takes each channel from one of several tensors: 64 * (q - zero point) / 2**6, exact."""
+    output = node.outputs[0]
+    assert output.quant is not None
+    channels, one, offset = output.shape[3], 1 << 6, quantize.zero_point(output.quant, output.dtype)
+    blocks = [np.diag(np.where(used, one, 0).astype(np.int8)) for used in classes]
+    return Convolution(
+        node=node.index,
+        operator=node.op,
+        inputs=tuple(parts),
+        output=output,
+        weight=np.concatenate(blocks, axis=1).reshape(channels, 1, 1, -1),
+        weight_zero_point=0,
+        bias=np.full(channels, -one * offset, np.int32),
+        input_zero_point=0,
+        stride=(1, 1),
+        padding=(0, 0, 0, 0),
+        depthwise=False,
+        requantize=(plain(1 / one, channels, offset),),
+        accumulator_scale=float(output.quant.scale[0]) / one,
     )
 
 
@@ -256,4 +325,4 @@ def conv2d(node: Node, target: Target) -> list[Convolution]:
 
     SAME and VALID become explicit padding here; no later stage knows the words.
     """
-    return [convolution(node, weight_data(node), False, target)]
+    return convolution(node, weight_data(node), False, target)

@@ -68,8 +68,8 @@ def depthwise_conv2d(node: Node, target: Target) -> list[Convolution]:
     """out[y,x,c] = requantize(bias[c] + sum over i,j of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (w[i,j,c] - zw))."""
     weight = weight_data(node)
     if node.params["depth_multiplier"] == 1:
-        return [convolution(node, weight, True, target)]
+        return convolution(node, weight, True, target)
     feature, quant = node.inputs[0], weight_of(node).quant
     assert feature is not None and quant is not None
     zero_point = quantize.zero_point(quant, weight_of(node).dtype)
-    return [convolution(node, spread(weight, feature.shape[3], zero_point), False, target)]
+    return convolution(node, spread(weight, feature.shape[3], zero_point), False, target)
