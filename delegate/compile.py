@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from delegate.hw.emit.stream import FIRE_CONVOLUTION, assemble, link
 from delegate.hw.layout import align, pack_bias, pack_bias_and_multipliers, pack_depthwise_weights, pack_weights
 from delegate.hw.soc import Soc, Target
 from delegate.hw.task import Buffer, Bytes, Job, Layer, Place, Program, Relocation, Task, Words
-from delegate.ir import Convolution, ConvTile, Graph, Tensor
+from delegate.ir import Alias, Convolution, ConvTile, Graph, Tensor
 from delegate.memory import Allocation, Cube, allocate, port
 from delegate.ops import OPERATORS
 from delegate.quantize import zero_point
@@ -32,9 +32,9 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
     wrote, which the hardware book doubts (C-4). Raises CompileError.
     """
     soc = target.soc
-    layers = fuse_additions(lower(graph, target), graph, soc)
-    layers = separate(layers, first_free=max(graph.tensors) + 1)
-    memory = allocate(graph, layers, soc, FIRST_CUBES)
+    layers, unaliased = lower(graph, target)
+    layers = separate(fuse_additions(layers, unaliased, soc), first_free=max(graph.tensors) + 1)
+    memory = allocate(unaliased, layers, soc, FIRST_CUBES)
     coefficients = Coefficients()
     tiles = [tile_layer(layer, memory, coefficients, soc) for layer in layers]
     tasks, relocations, regcmd = emit(tiles, soc)
@@ -53,19 +53,42 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
         jobs=(job,),
         relocations=relocations,
         inputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.inputs),
-        outputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.outputs),
+        outputs=tuple(
+            port(graph.tensors[index], memory.cubes[stored])
+            for index, stored in zip(graph.outputs, unaliased.outputs, strict=True)
+        ),
         layers=tuple(Layer(layer.operator, layer.node, describe(layer)) for layer in layers),
     )
 
 
-def lower(graph: Graph, target: Target) -> list[Convolution]:
-    """The layers of all nodes in order; raises CompileError for an operator that no rule should have let through."""
+def lower(graph: Graph, target: Target) -> tuple[list[Convolution], Graph]:
+    """(layers of all nodes in order, the graph without aliases).
+
+    A tensor that is another under a new name gets that one's number wherever it is read. Raises CompileError for an
+    operator that no rule should have let through.
+    """
     layers: list[Convolution] = []
+    root: dict[int, int] = {}
     for node in graph.nodes:
         if node.op not in OPERATORS:
             raise CompileError(f"operator {node.op} has no lowering")
-        layers += OPERATORS[node.op].lower(node, target)
-    return layers
+        for layer in OPERATORS[node.op].lower(node, target):
+            if isinstance(layer, Alias):
+                root[layer.output.index] = root.get(layer.source.index, layer.source.index)
+            else:
+                layers.append(renamed(layer, root))
+    outputs = tuple(root.get(index, index) for index in graph.outputs)
+    return layers, replace(graph, outputs=outputs)
+
+
+def renamed(layer: Convolution, root: Mapping[int, int]) -> Convolution:
+    """The layer reading the tensors that aliases stand for."""
+
+    def rename(tensor: Tensor) -> Tensor:
+        return replace(tensor, index=root[tensor.index]) if tensor.index in root else tensor
+
+    addend = replace(layer.addend, tensor=rename(layer.addend.tensor)) if layer.addend else None
+    return replace(layer, inputs=tuple(rename(tensor) for tensor in layer.inputs), addend=addend)
 
 
 def separate(layers: Sequence[Convolution], first_free: int) -> list[Convolution]:

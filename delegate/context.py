@@ -42,6 +42,14 @@ PADDINGS = {1: "SAME", 2: "VALID"}  # TfLitePadding
 ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT", "SIGMOID")  # TfLiteFusedActivation
 MMAP_READ_ONLY = 1  # TfLiteAllocationType of the model's constants
 AFFINE_QUANTIZATION = 1  # TfLiteQuantizationType
+POOLS = ("AVERAGE_POOL_2D", "MAX_POOL_2D")
+WINDOWED = ("CONV_2D", "DEPTHWISE_CONV_2D", *POOLS)
+STRUCTS = {
+    "ADD": "TfLiteAddParams *",
+    "CONV_2D": "TfLiteConvParams *",
+    "DEPTHWISE_CONV_2D": "TfLiteDepthwiseConvParams *",
+    "FULLY_CONNECTED": "TfLiteFullyConnectedParams *",
+} | dict.fromkeys(POOLS, "TfLitePoolParams *")
 ABSENT = -1  # index of an optional tensor that is not there
 
 
@@ -97,18 +105,19 @@ def activation_name(code: int) -> str:
 
 def read_params(ffi: Any, op: str, data: Any) -> dict[str, Any]:
     """An operator's options from its builtin_data, for the operators that ir describes."""
-    if op == "ADD" and data:
-        return {"activation": activation_name(ffi.cast("TfLiteAddParams *", data).activation)}
-    struct = {"CONV_2D": "TfLiteConvParams *", "DEPTHWISE_CONV_2D": "TfLiteDepthwiseConvParams *"}.get(op)
-    if struct is None or not data:
+    if op not in STRUCTS or not data:
         return {}
-    options = ffi.cast(struct, data)
-    params = {
-        "stride": (options.stride_height, options.stride_width),
-        "dilation": (options.dilation_height_factor, options.dilation_width_factor),
-        "padding": PADDINGS.get(options.padding, f"padding {options.padding}"),
-        "activation": activation_name(options.activation),
-    }
+    options = ffi.cast(STRUCTS[op], data)
+    params: dict[str, Any] = {"activation": activation_name(options.activation)}
+    if op == "FULLY_CONNECTED":
+        params["shuffled"] = options.weights_format != 0
+    if op in WINDOWED:
+        params["stride"] = (options.stride_height, options.stride_width)
+        params["padding"] = PADDINGS.get(options.padding, f"padding {options.padding}")
+    if op in POOLS:
+        params["filter"] = (options.filter_height, options.filter_width)
+    elif op in WINDOWED:
+        params["dilation"] = (options.dilation_height_factor, options.dilation_width_factor)
     if op == "DEPTHWISE_CONV_2D":
         params["depth_multiplier"] = options.depth_multiplier
     return params

@@ -6,8 +6,9 @@ Graph types keep TFLite's values; layer types are in the NPU's int8 domain, wher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,14 @@ class Tensor:
     dtype: str  # numpy's name
     quant: Quant | None = None
     data: Array | None = field(default=None, repr=False)
+
+
+def as_cube(tensor: Tensor) -> Tensor:
+    """A tensor of up to three dimensions as one of four: rows become the height, as in a product of matrices."""
+    if len(tensor.shape) >= 4:
+        return tensor
+    *rows, channels = tensor.shape or (1,)
+    return replace(tensor, shape=(1, math.prod(rows), 1, channels))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +142,14 @@ class Convolution:
         float | None
     )  # real value of one step of the accumulator; None: it differs from channel to channel
     addend: Addend | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Alias:
+    """No work: ``output`` is ``source`` under another shape or type, the bytes in device memory are the same."""
+
+    source: Tensor
+    output: Tensor
 
 
 @dataclass(frozen=True, eq=False)

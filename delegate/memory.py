@@ -10,7 +10,7 @@ from delegate.errors import CompileError
 from delegate.hw.layout import align, divide_up, surface_rows
 from delegate.hw.soc import Soc
 from delegate.hw.task import Buffer, Place, Port, Role
-from delegate.ir import Convolution, Graph, Tensor
+from delegate.ir import Convolution, Graph, Tensor, as_cube
 
 ALIGNMENT = 64  # bytes; start of a cube
 
@@ -38,9 +38,10 @@ def surfaces_needed(tensor: Tensor, layers: Sequence[Convolution], soc: Soc) -> 
     """Surfaces that any layer reads or writes: the DPU writes whole kernel groups, depthwise reads whole groups."""
     group = soc.atom_bytes
     for layer in layers:
-        if layer.depthwise and tensor in (layer.inputs[0], layer.output):
+        added = layer.addend is not None and tensor.index == layer.addend.tensor.index
+        if layer.depthwise and tensor.index in (layer.inputs[0].index, layer.output.index):
             group = max(group, soc.depthwise_group)
-        elif tensor is layer.output or (layer.addend and tensor is layer.addend.tensor):
+        elif added or tensor.index == layer.output.index:
             group = max(group, soc.kernel_group)
     return align(tensor.shape[3], group) // soc.atom_bytes
 
@@ -60,7 +61,7 @@ def blocks_of(graph: Graph, layers: Sequence[Convolution]) -> list[Block]:
         return block
 
     for index in graph.inputs:
-        touch(graph.tensors[index], -1)
+        touch(as_cube(graph.tensors[index]), -1)
     for time, layer in enumerate(layers):
         for tensor in (*layer.inputs, *([layer.addend.tensor] if layer.addend else [])):
             touch(tensor, time)
@@ -68,7 +69,7 @@ def blocks_of(graph: Graph, layers: Sequence[Convolution]) -> list[Block]:
             merge(block_of, layer.inputs[0], tensor)
         touch(layer.output, time)
     for index in graph.outputs:
-        touch(graph.tensors[index], len(layers))
+        touch(as_cube(graph.tensors[index]), len(layers))
     return sorted({id(block): block for block in block_of.values()}.values(), key=lambda block: block.first)
 
 
@@ -145,6 +146,7 @@ def allocate(graph: Graph, layers: Sequence[Convolution], soc: Soc, first_buffer
 
 def port(tensor: Tensor, cube: Cube) -> Port:
     """What the host needs to know to fill or read a tensor."""
+    tensor = as_cube(tensor)
     if tensor.quant is None or tensor.dtype not in ("int8", "uint8"):
         raise CompileError(f"tensor {tensor.index} of dtype {tensor.dtype} cannot cross the border of a partition")
     return Port(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from delegate.hw.soc import Target
 from delegate.ir import Graph, Node
 from delegate.ops import OPERATORS
+
+WITHOUT_WORK = ("QUANTIZE",)  # operators that are no reason to go to the NPU
+NO_WORK = "it would be a partition that only converts numbers"
 
 
 def refusals(node: Node, graph: Graph, target: Target) -> tuple[str, ...]:
@@ -21,23 +26,34 @@ def refusals(node: Node, graph: Graph, target: Target) -> tuple[str, ...]:
     return ()
 
 
-def partitions(graph: Graph, target: Target) -> list[Graph]:
-    """The partitions that TFLite makes of the accepted nodes, for tools that run without an interpreter.
+def verdicts(graph: Graph, target: Target) -> dict[int, tuple[str, ...]]:
+    """The reasons against each node by its index; none for those the NPU takes.
+
+    Beyond the rules: a partition that would only rename or convert numbers costs more on the NPU than on the CPU.
+    """
+    reasons = {node.index: refusals(node, graph, target) for node in graph.nodes}
+    for part in partitions(graph, reasons):
+        if all(node.op in WITHOUT_WORK for node in part.nodes):
+            reasons |= {node.index: (NO_WORK,) for node in part.nodes}
+    return reasons
+
+
+def partitions(graph: Graph, reasons: Mapping[int, tuple[str, ...]]) -> list[Graph]:
+    """The partitions that TFLite makes of the accepted nodes.
 
     TFLite's way: nodes are gathered in turns, refused and accepted ones; in a turn come all nodes of one kind whose
     inputs are ready. Each turn of accepted nodes is a partition.
     """
     waiting = list(graph.nodes)
     ready = {tensor.index for tensor in graph.tensors.values() if tensor.data is not None} | set(graph.inputs)
-    accepted = {node.index for node in graph.nodes if not refusals(node, graph, target)}
     result: list[Graph] = []
-    npu = bool(waiting) and waiting[0].index in accepted
+    npu = bool(waiting) and not reasons[waiting[0].index]
     idle = 0  # turns in a row in which nothing was ready: two mean a graph that reads what nobody writes
     while waiting and idle < 2:
         turn: list[Node] = []
         for node in waiting:
             fed = all(tensor is None or tensor.index in ready for tensor in node.inputs)
-            if fed and (node.index in accepted) == npu:
+            if fed and npu != bool(reasons[node.index]):
                 turn.append(node)
                 ready |= {tensor.index for tensor in node.outputs}
         waiting = [node for node in waiting if node not in turn]

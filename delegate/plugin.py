@@ -24,7 +24,7 @@ from delegate.context import int_array, partition_graph, read_context, view
 from delegate.errors import DelegateError
 from delegate.ir import Array, Graph
 from delegate.options import Options, parse
-from delegate.partition import refusals
+from delegate.partition import verdicts
 from delegate.runtime import Session, shared_device, target_of
 
 OK, ERROR = 0, 1  # TfLiteStatus
@@ -158,7 +158,7 @@ def teflon_delegate_prepare(context: Any, pointer: Any) -> int:
         release_tensors(context, pointer)
         graph = read_context(ffi, context)
         target = target_of(delegate.options)
-        reasons = {node.index: refusals(node, graph, target) for node in graph.nodes}
+        reasons = verdicts(graph, target)
         if delegate.verbose:
             trace.say(trace.support_table(graph.nodes, reasons))
         accepted = [node.index for node in graph.nodes if not reasons[node.index]]

@@ -23,6 +23,7 @@ LARGEST_FACTOR = 0x7FFF  # signed 16 bits (S-02, S-19)
 LEAST_FACTOR = 1  # 0 would switch BS off for eight channels (S-223)
 MANTISSA_BITS = 15
 INNER_SHIFT_LIMIT = 22  # a larger shift at the end could meet the saturation of 32 bits before that of 8
+QUOTIENT_BITS = 14  # of a quotient's fraction: far finer than a window's pixels, far coarser than 30 bits
 FINE = 1 / 32  # output steps; a run of channels is cut where a common shift errs more and own ones would not
 LARGEST_ERROR = 0.45  # output steps
 Reals = npt.NDArray[np.float64]
@@ -46,6 +47,21 @@ def mantissa(real: float) -> tuple[int, int]:
     if multiplier == 1 << MANTISSA_BITS:
         multiplier, exponent = multiplier >> 1, exponent + 1
     return multiplier, MANTISSA_BITS - exponent
+
+
+def quotient(real: float, reach: int, channels: int, offset: int, norm: bool) -> Requantize:
+    """A division with one rounding, ties away from zero; ``norm``: BN may be used, so that small divisors are exact.
+
+    Without it the multiplier is rounded up, so that at least ties go the right way. Raises CompileError as exact does.
+    """
+    if norm:
+        return exact(real, reach, channels, offset, QUOTIENT_BITS)
+    check_factor(real)
+    exponent = math.frexp(real)[1]
+    multiplier = math.ceil(math.ldexp(real, MANTISSA_BITS - exponent))
+    if multiplier > LARGEST_FACTOR:
+        multiplier, exponent = multiplier >> 1, exponent + 1
+    return Requantize(range(channels), multiplier, MANTISSA_BITS - exponent, offset, half_away=True)
 
 
 def factor(run: Requantize) -> float:
@@ -185,13 +201,13 @@ def fitted_bias(runs: Sequence[Requantize], channels: Channels) -> npt.NDArray[n
     return bias
 
 
-def exact(real: float, reach: int, channels: int, offset: int) -> Requantize:
+def exact(real: float, reach: int, channels: int, offset: int, inner: int | None = None) -> Requantize:
     """All channels with one factor of 30 bits: BS times BN, in the units of TFLite's inner integer.
 
-    ``reach``: bound of |accumulator|. Unproven on silicon: the shift of BN. Raises CompileError as per_channel does.
+    ``reach``: bound of |accumulator|; ``inner``: the last shift, if not that of TFLite's multiplier. Unproven on silicon: the shift of BN. Raises CompileError as per_channel does.
     """
     check_factor(real)
-    inner = min(max(inner_shift(real), 0), INNER_SHIFT_LIMIT)
+    inner = min(max(inner_shift(real) if inner is None else inner, 0), INNER_SHIFT_LIMIT)
     factors = np.arange(1, LARGEST_FACTOR + 1, dtype=np.float64)  # of BS; each with the least shift that 32 bits allow
     first = np.maximum(0, np.frexp(reach * factors)[1] - 31)
     target = np.ldexp(real, inner + first)

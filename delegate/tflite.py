@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from delegate.builtin_operators import operator_name
-from delegate.context import ABSENT, WITHOUT_DATA, activation_name
+from delegate.context import ABSENT, POOLS, WINDOWED, WITHOUT_DATA, activation_name
 from delegate.errors import ModelError
 from delegate.ir import Array, Graph, Node, Quant, Tensor
 
@@ -149,22 +149,27 @@ def read_params(tflite: Any, op: str, union: Any) -> dict[str, Any]:
         "ADD": tflite.AddOptions,
         "CONV_2D": tflite.Conv2DOptions,
         "DEPTHWISE_CONV_2D": tflite.DepthwiseConv2DOptions,
-    }
+        "FULLY_CONNECTED": tflite.FullyConnectedOptions,
+    } | dict.fromkeys(POOLS, tflite.Pool2DOptions)
     if op not in tables:
         return {}
     options = tables[op]()
     if union is not None:
         options.Init(union.Bytes, union.Pos)
-    elif op != "ADD":
+    elif op in WINDOWED:
         raise ValueError(f"an operator {op} has no options")
     else:
-        return {"activation": "NONE"}
+        return {"activation": "NONE", **({"shuffled": False} if op == "FULLY_CONNECTED" else {})}
     params: dict[str, Any] = {"activation": activation_name(options.FusedActivationFunction())}
-    if op == "ADD":
-        return params
-    params["stride"] = (options.StrideH(), options.StrideW())
-    params["dilation"] = (options.DilationHFactor(), options.DilationWFactor())
-    params["padding"] = PADDINGS[options.Padding()]
+    if op == "FULLY_CONNECTED":
+        params["shuffled"] = options.WeightsFormat() != 0
+    if op in WINDOWED:
+        params["stride"] = (options.StrideH(), options.StrideW())
+        params["padding"] = PADDINGS[options.Padding()]
+    if op in POOLS:
+        params["filter"] = (options.FilterHeight(), options.FilterWidth())
+    elif op in WINDOWED:
+        params["dilation"] = (options.DilationHFactor(), options.DilationWFactor())
     if op == "DEPTHWISE_CONV_2D":
         params["depth_multiplier"] = options.DepthMultiplier()
     return params

@@ -136,3 +136,18 @@ typedef struct {
 typedef struct {
   int activation;
 } TfLiteAddParams;
+
+typedef struct {
+  int padding;
+  int stride_width;
+  int stride_height;
+  int filter_width;
+  int filter_height;
+  int activation;
+} TfLitePoolParams;
+
+typedef struct {
+  int activation;
+  int weights_format; /* 0: as they come */
+  bool keep_num_dims;
+} TfLiteFullyConnectedParams;

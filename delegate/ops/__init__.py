@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from delegate.hw.soc import Target
-from delegate.ir import Convolution, Node
+from delegate.ir import Alias, Convolution, Node
 
-Lowering = Callable[[Node, Target], list[Convolution]]
+Lowering = Callable[[Node, Target], Sequence[Convolution | Alias]]
 
 
 @dataclass(frozen=True)

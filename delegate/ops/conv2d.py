@@ -197,15 +197,12 @@ def direct_fits(node: Node, channels: int, target: Target) -> bool:
 
 
 def channel_factors(node: Node) -> npt.NDArray[np.float64]:
-    """si * sw / so of each output channel, with the roundings of TFLite: uint8 multiplies the scales in float32."""
+    """si * sw / so of each output channel, with the roundings of TFLite, which in places multiplies in float32."""
     feature, weight, output = node.inputs[0], weight_of(node), node.outputs[0]
     assert feature is not None and feature.quant is not None and weight.quant is not None and output.quant is not None
     scale_in, scales = feature.quant.scale[0], weight.quant.scale
-    product = (
-        (scale_in * scales).astype(np.float64)
-        if feature.dtype == "uint8"
-        else float(scale_in) * scales.astype(np.float64)
-    )
+    single = feature.dtype == "uint8" or (node.op == "FULLY_CONNECTED" and scales.size == 1)
+    product = (scale_in * scales).astype(np.float64) if single else float(scale_in) * scales.astype(np.float64)
     return np.broadcast_to(product / float(output.quant.scale[0]), (output.shape[3],))
 
 

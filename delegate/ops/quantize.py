@@ -1,0 +1,99 @@
+"""QUANTIZE between int8 and uint8, or between scales of one of them: no work, or an identity convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from delegate import quantize as domain
+from delegate.errors import CompileError
+from delegate.hw.layout import align, fits_cbuf
+from delegate.hw.soc import NORM_SHIFT, Target
+from delegate.ir import Alias, Convolution, Node, Requantize, as_cube
+from delegate.ops import Rule, lowers
+from delegate.ops.conv2d import CBUF_TEXT
+from delegate.ops.rules import FEATURES_8_BIT, SCALES_POSITIVE, computed_inputs
+from delegate.requantize import exact, plain
+
+
+def changes_nothing(node: Node) -> bool:
+    """Both tensors are the same bytes in the NPU's domain."""
+    source, output = node.inputs[0], node.outputs[0]
+    assert source is not None and source.quant is not None and output.quant is not None
+    same_point = domain.zero_point(source.quant, source.dtype) == domain.zero_point(output.quant, output.dtype)
+    return same_point and bool(source.quant.scale[0] == output.quant.scale[0])
+
+
+def converter(node: Node, target: Target) -> Requantize:
+    """From (q - zero point) to the output; raises CompileError."""
+    source, output = node.inputs[0], node.outputs[0]
+    assert source is not None and source.quant is not None and output.quant is not None
+    real = float(source.quant.scale[0]) / float(output.quant.scale[0])
+    channels, offset = as_cube(output).shape[3], domain.zero_point(output.quant, output.dtype)
+    return exact(real, 255, channels, offset) if NORM_SHIFT in target.forms else plain(real, channels, offset)
+
+
+def converter_exists(node: Node, target: Target) -> bool:
+    try:
+        converter(node, target)
+    except CompileError:
+        return False
+    return True
+
+
+def shape_fits(node: Node, target: Target) -> bool:
+    """One image, or rows, within the chip's extents."""
+    source, soc = node.inputs[0], target.soc
+    assert source is not None
+    if len(source.shape) not in (1, 2, 3, 4) or min(source.shape) < 1 or source.shape != node.outputs[0].shape:
+        return False
+    batch, height, width, channels = as_cube(source).shape
+    return (
+        batch == 1 and height <= soc.largest_height and width <= soc.largest_width and channels <= soc.largest_channels
+    )
+
+
+def cbuf_fits(node: Node, target: Target) -> bool:
+    source = node.inputs[0]
+    assert source is not None
+    _, _, width, channels = as_cube(source).shape
+    return fits_cbuf(1, width, channels, target.soc.kernel_group * align(channels, target.soc.atom_bytes), target.soc)
+
+
+@lowers(
+    "QUANTIZE",
+    [
+        Rule("the input is computed", lambda node, target: len(computed_inputs(node)) == 1 == len(node.inputs)),
+        FEATURES_8_BIT,
+        SCALES_POSITIVE,
+        Rule("one image, or rows, within the chip's extents", shape_fits),
+        Rule(CBUF_TEXT, cbuf_fits),
+        Rule("the output converter can express the scales' ratio", converter_exists),
+    ],
+)
+def quantize(node: Node, target: Target) -> Sequence[Convolution | Alias]:
+    """out = requantize(in - zi)."""
+    source, output = node.inputs[0], node.outputs[0]
+    assert source is not None and source.quant is not None and output.quant is not None
+    if changes_nothing(node):
+        return [Alias(source, output)]
+    cube, channels = as_cube(source), as_cube(source).shape[3]
+    point = domain.zero_point(source.quant, source.dtype)
+    return [
+        Convolution(
+            node=node.index,
+            operator=node.op,
+            inputs=(cube,),
+            output=as_cube(output),
+            weight=np.eye(channels, dtype=np.int8).reshape(channels, 1, 1, channels),
+            weight_zero_point=0,
+            bias=np.full(channels, -point, np.int32),
+            input_zero_point=point,
+            stride=(1, 1),
+            padding=(0, 0, 0, 0),
+            depthwise=False,
+            requantize=(converter(node, target),),
+            accumulator_scale=float(source.quant.scale[0]),
+        )
+    ]
