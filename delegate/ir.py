@@ -90,7 +90,7 @@ class Requantize:
     v = round((accumulator + bias) * channel_multiplier / 2**channel_shift), in BS, ties to even (S-19, S-21)
     v = clamp of v to [0, relu_limit] if ``relu``
     v = round(v * norm_multiplier / 2**norm_shift), in BN
-    out = saturate(round(v * multiplier / 2**shift) + offset), ties to even or, ``half_away``, away from zero (S-01, S-04)
+    out = saturate(round(v * multiplier / 2**shift) + offset), ties to even, or away from zero (S-01, S-04)
     """
 
     channels: range  # of the layer's output

@@ -1,9 +1,10 @@
 """From TFLite's multipliers to the three roundings of the DPU: BS, BN, OUT_CVT.
 
 TFLite multiplies an accumulator by a number of 31 bits, rounds to an integer, and rounds once more when it shifts that
-right. The converter alone has 15 bits and rounds once. So the multiplication is done where the silicon has it per channel,
-in BS, with the result in the units of TFLite's inner integer; OUT_CVT then does the shift with ties away from zero, as
-TFLite does. Where BN may be used as well (a form not proven on silicon), 30 bits are had and the results are TFLite's own.
+right. The converter alone has 15 bits and rounds once. So the multiplication is done where the silicon has it per
+channel, in BS, with the result in the units of TFLite's inner integer; OUT_CVT then does the shift with ties away from
+zero, as TFLite does. Where BN may be used as well (a form not proven on silicon), 30 bits are had and the results are
+TFLite's own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from delegate.errors import CompileError
 from delegate.ir import Requantize
-from delegate.quantize import INT8_HIGH, INT8_LOW, LARGEST_SHIFT, round_half_away, round_shift
+from delegate.quantize import INT8_HIGH, INT8_LOW, LARGEST_SHIFT, round_shift
 
 LARGEST_FACTOR = 0x7FFF  # signed 16 bits (S-02, S-19)
 LEAST_FACTOR = 1  # 0 would switch BS off for eight channels (S-223)
@@ -69,10 +70,12 @@ def factor(run: Requantize) -> float:
     return math.ldexp(run.multiplier, -run.shift)
 
 
-def inner_shift(real: float) -> int:
-    """The right shift of TFLite's multiplier for a real factor, negative for a left one (QuantizeMultiplier)."""
-    fraction, exponent = math.frexp(real)
-    return -(exponent + 1) if round_half_away(math.ldexp(fraction, 31)) == 1 << 31 else -exponent
+def inner_shifts(reals: Reals) -> npt.NDArray[np.int32]:
+    """The right shifts of TFLite's multipliers for real factors, negative for left ones (QuantizeMultiplier)."""
+    fractions, exponents = np.frexp(reals)
+    carries = np.floor(np.ldexp(fractions, 31) + 0.5) == 1 << 31
+    shifts: npt.NDArray[np.int32] = -(exponents + carries)
+    return shifts
 
 
 def check_factor(real: float) -> None:
@@ -121,6 +124,8 @@ def scale_classes(channels: Channels, offset: int, group: int) -> list[npt.NDArr
 
     The largest factors come first; a class takes all smaller ones that stay exact beside them.
     """
+    if (channels.factors == channels.factors[0]).all():
+        return [np.ones(len(channels.factors), bool)]
     classes: list[npt.NDArray[np.bool_]] = []
     left = np.ones(len(channels.factors), bool)
     while left.any():
@@ -137,7 +142,7 @@ def scale_classes(channels: Channels, offset: int, group: int) -> list[npt.NDArr
 def common_run(reals: Reals, channels: range, offset: int) -> Requantize:
     """The channels with one pair of shifts: BS's for the largest factor, OUT_CVT's where the roundings hurt least."""
     part = reals[channels.start : channels.stop]
-    inner = common_inner_shift([inner_shift(float(real)) for real in part if real > 0] or [0])
+    inner = common_inner_shift(inner_shifts(part[part > 0]))
     largest = float(part.max()) or 1.0  # a run that nobody reads
     shift = MANTISSA_BITS - math.frexp(math.ldexp(largest, inner))[1]
     factors = np.clip(np.rint(np.ldexp(part, shift + inner)), LEAST_FACTOR, LARGEST_FACTOR).astype(np.int16)
@@ -145,21 +150,18 @@ def common_run(reals: Reals, channels: range, offset: int) -> Requantize:
     return Requantize(channels, multiplier, final, offset, True, factors, shift)
 
 
-def common_inner_shift(own: Sequence[int]) -> int:
+def common_inner_shift(own: npt.NDArray[np.int32]) -> int:
     """The shift of OUT_CVT for channels whose multipliers in TFLite have the shifts ``own``.
 
     A channel with this shift is rounded as TFLite does. With a larger one it is rounded once where TFLite rounds twice,
-    with a smaller one it is rounded coarsely first: the share of results that differ grows with 2**-(the smaller shift).
+    with a smaller one coarsely first: the share of results that differ grows with 2**-(the smaller of the two).
     """
-    lowest = max(min(own), 0)
-
-    def cost(shift: int) -> float:
-        return math.fsum(2.0 ** -min(each, shift) for each in own if each > 0 and each != shift)
-
+    lowest = max(int(own.min(initial=INNER_SHIFT_LIMIT)), 0)
     # beyond the multiplier's bits nothing is gained, and BS has no left shift
-    return min(
-        range(lowest, min(lowest + MANTISSA_BITS, INNER_SHIFT_LIMIT) + 1), key=lambda shift: (cost(shift), shift)
-    )
+    candidates = np.arange(lowest, min(lowest + MANTISSA_BITS, INNER_SHIFT_LIMIT) + 1)
+    shifts, counts = np.unique(own[own > 0], return_counts=True)
+    table = np.exp2(-np.minimum(shifts, candidates[:, None])) * (shifts != candidates[:, None])
+    return int(candidates[(table @ counts).argmin()])
 
 
 def unit(run: Requantize) -> float:
@@ -204,10 +206,11 @@ def fitted_bias(runs: Sequence[Requantize], channels: Channels) -> npt.NDArray[n
 def exact(real: float, reach: int, channels: int, offset: int, inner: int | None = None) -> Requantize:
     """All channels with one factor of 30 bits: BS times BN, in the units of TFLite's inner integer.
 
-    ``reach``: bound of |accumulator|; ``inner``: the last shift, if not that of TFLite's multiplier. Unproven on silicon: the shift of BN. Raises CompileError as per_channel does.
+    ``reach``: bound of |accumulator|; ``inner``: the last shift, if not that of TFLite's multiplier. Unproven on
+    silicon: the shift of BN. Raises CompileError as per_channel does.
     """
     check_factor(real)
-    inner = min(max(inner_shift(real) if inner is None else inner, 0), INNER_SHIFT_LIMIT)
+    inner = min(max(int(inner_shifts(np.array([real]))[0]) if inner is None else inner, 0), INNER_SHIFT_LIMIT)
     factors = np.arange(1, LARGEST_FACTOR + 1, dtype=np.float64)  # of BS; each with the least shift that 32 bits allow
     first = np.maximum(0, np.frexp(reach * factors)[1] - 31)
     target = np.ldexp(real, inner + first)
@@ -248,8 +251,8 @@ def behind_bs(run: Requantize, value: int) -> int:
 def clamped(run: Requantize, low: int, high: int) -> Requantize:
     """The run with its output limited to [low, high], by clamps behind the multiplier of BS.
 
-    The converter saturates at -128 and 127 by itself. Any other low end must be the zero point, where BS gives 0; a high
-    end becomes the largest value of BS that gives it. Raises CompileError for a range that these cannot express.
+    The converter saturates at -128 and 127 by itself. Any other low end must be the zero point, where BS gives 0; a
+    high end becomes the largest value of BS that gives it. Raises CompileError for a range that these cannot express.
     """
     if low > INT8_LOW and low != run.offset:
         raise CompileError(f"clamp at {low} is neither -128 nor the output's zero point {run.offset}")
@@ -322,7 +325,7 @@ class ExactSum:
 
 
 def exact_sum(a: Operand, b: Operand, scale: float, channels: int, offset: int) -> ExactSum:
-    """Integer factors of about 20 and 15 bits for out = a + b, whose products with OUT_CVT's multiplier meet the scales.
+    """Integer factors of about 20 and 15 bits for a + b, whose products with OUT_CVT's multiplier meet the scales.
 
     No rounding happens before the last one, so the unknown rounding of the operand converter (S-167) does not matter.
     Raises CompileError where the scales lie too far apart.

@@ -1,8 +1,8 @@
 """ADD of two tensors of one shape: a 1x1 convolution over both cubes as one, its kernels two diagonal blocks.
 
-The form is exact on any chip of the family (S-225); the ratio of the scales is in weights of 8 bits, whose error is bounded
-before a node is taken. Where the device may use it, the element-wise unit adds the second operand instead: factors of 15
-bits and more, none of which rounds, so that results are TFLite's own.
+The form is exact on any chip of the family (S-225); the ratio of the scales is in weights of 8 bits, whose error is
+bounded before a node is taken. Where the device may use it, the element-wise unit adds the second operand instead:
+factors of 15 bits and more, none of which rounds, so that results are TFLite's own.
 """
 
 from __future__ import annotations
