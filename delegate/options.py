@@ -20,6 +20,7 @@ class Options:
     debug: str = "off"
     cores: int = 1
     chain: str = "safe"
+    unproven: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def folder(text: str) -> str:
 CACHE_OFF = "off"
 DEBUG = ("off", "verbose")
 CHAIN = ("safe", "full")
+UNPROVEN = ("auto", "never", "always")
 LARGEST_CACHE = 1 << 20  # MiB
 MOST_CORES = 3
 
@@ -74,6 +76,7 @@ OPTIONS: Mapping[str, Option] = {
     "debug": Option("TEFLON_DEBUG", ", ".join(DEBUG), choice(*DEBUG)),
     "cores": Option("TEFLON_CORES", f"1 to {MOST_CORES}", number(1, MOST_CORES)),
     "chain": Option("TEFLON_CHAIN", ", ".join(CHAIN), choice(*CHAIN)),
+    "unproven": Option("TEFLON_UNPROVEN", ", ".join(UNPROVEN), choice(*UNPROVEN)),
 }
 
 

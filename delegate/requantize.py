@@ -156,9 +156,10 @@ def common_inner_shift(own: npt.NDArray[np.int32]) -> int:
     A channel with this shift is rounded as TFLite does. With a larger one it is rounded once where TFLite rounds twice,
     with a smaller one coarsely first: the share of results that differ grows with 2**-(the smaller of the two).
     """
-    lowest = max(int(own.min(initial=INNER_SHIFT_LIMIT)), 0)
+    least = int(own.min(initial=INNER_SHIFT_LIMIT))  # of the largest factor; below 0 for one above 1
     # beyond the multiplier's bits nothing is gained, and BS has no left shift
-    candidates = np.arange(lowest, min(lowest + MANTISSA_BITS, INNER_SHIFT_LIMIT) + 1)
+    highest = min(least + MANTISSA_BITS, INNER_SHIFT_LIMIT)
+    candidates = np.arange(max(min(least, INNER_SHIFT_LIMIT), 0), highest + 1)
     shifts, counts = np.unique(own[own > 0], return_counts=True)
     table = np.exp2(-np.minimum(shifts, candidates[:, None])) * (shifts != candidates[:, None])
     return int(candidates[(table @ counts).argmin()])

@@ -17,7 +17,7 @@ from delegate.compile import compile_graph
 from delegate.errors import DelegateError
 from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
-from delegate.hw.soc import RK3588, SOCS, Soc, Target
+from delegate.hw.soc import FORMS, RK3588, SOCS, Soc, Target
 from delegate.hw.task import Program
 from delegate.ir import Graph
 from delegate.options import CACHE_OFF, Options
@@ -37,8 +37,10 @@ def cache_folder(options: Options) -> Path | None:
 
 
 def target_of(options: Options) -> Target:
-    """The chip as the options' device offers it."""
-    return Target(RK3588, shared_device(options.device, options.cores).forms)
+    """The chip as the options' device offers it, with the forms that the user allows where nobody has proven them."""
+    if options.unproven == "auto":
+        return Target(RK3588, shared_device(options.device, options.cores).forms)
+    return Target(RK3588, frozenset(FORMS if options.unproven == "always" else ()))
 
 
 def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:

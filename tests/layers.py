@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import silicon
 
+from delegate.hw.soc import FORMS, RK3588, Target
 from delegate.ir import Convolution, Graph, Node, Quant, Tensor
-from delegate.quantize import round_shift
+
+PROVEN = Target(RK3588)  # forms that silicon has shown
+EVERY_FORM = Target(RK3588, frozenset(FORMS))
+TARGETS = {"proven": PROVEN, "every form": EVERY_FORM}
 
 
 def quant(scale: float = 0.05, zero_point: int = 0) -> Quant:
@@ -32,8 +37,9 @@ def convolution(
     scale: float = 0.5,
     zero_point: int = 0,
     seed: int = 0,
+    weight_scales: tuple[float, ...] = (0.02,),
 ) -> tuple[Node, Tensor]:
-    """(node, its output); tensor numbers are 10 * index + 1… and weights random."""
+    """(node, its output); tensor numbers are 10 * index + 1… and weights random, with one scale or one a channel."""
     rng = np.random.default_rng(seed)
     outputs = source.shape[3] if depthwise else channels
     shape = (1, *kernel, outputs) if depthwise else (channels, *kernel, source.shape[3])
@@ -47,9 +53,15 @@ def convolution(
     params: dict[str, Any] = {"stride": stride, "dilation": (1, 1), "padding": padding, "activation": activation}
     if depthwise:
         params["depth_multiplier"] = 1
+    scales = np.array(weight_scales, np.float32)
+    zero_points = np.full(scales.size, 121 if source.dtype == "uint8" else 0, np.int32)
     inputs = (
         source,
-        Tensor(10 * index + 2, "w", shape, source.dtype, quant(0.02, 121 if source.dtype == "uint8" else 0), weight),
+        Tensor(
+            *(10 * index + 2, "w", shape, source.dtype),
+            Quant(scales, zero_points, 3 if depthwise else 0),
+            weight,
+        ),
         Tensor(
             10 * index + 3, "b", (outputs,), "int32", quant(0.001), rng.integers(-500, 500, outputs).astype(np.int32)
         ),
@@ -83,27 +95,9 @@ def store(tensor: Tensor, real: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.clip(q, info.min, info.max).astype(tensor.dtype)
 
 
-def evaluate(layer: Convolution, images: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """A layer by its definition, in loops over the window; int8 (height, width, channels), inputs and output."""
-    image = np.concatenate(images, axis=2).astype(np.int64)
-    top, bottom, left, right = layer.padding
-    padded = np.pad(image, ((top, bottom), (left, right), (0, 0)), constant_values=layer.input_zero_point)
-    _, rows, columns, kernels = layer.output.shape
-    weight = layer.weight.astype(np.int64) - layer.weight_zero_point
-    accumulator = np.broadcast_to(layer.bias.astype(np.int64), (rows, columns, kernels)).copy()
-    for y, x in np.ndindex(layer.weight.shape[1:3]):
-        window = padded[y:, x:][
-            : (rows - 1) * layer.stride[0] + 1 : layer.stride[0],
-            : (columns - 1) * layer.stride[1] + 1 : layer.stride[1],
-        ]
-        accumulator += window * weight[0, y, x] if layer.depthwise else window @ weight[:, y, x].T
-    # bias has the input's zero point times the weights folded in; the sum above took raw inputs
-    if layer.relu or layer.relu_limit is not None:
-        accumulator = np.maximum(accumulator, 0)
-    if layer.relu_limit is not None:
-        accumulator = np.minimum(accumulator, layer.relu_limit)
-    product = accumulator * layer.requantize.multiplier
-    rounded = np.array([round_shift(int(p), layer.requantize.shift) for p in product.reshape(-1)]).reshape(
-        product.shape
-    )
-    return np.clip(rounded + layer.requantize.offset, -128, 127)
+def evaluate(
+    layer: Convolution, images: list[np.ndarray[Any, Any]], addend: np.ndarray[Any, Any] | None = None
+) -> np.ndarray[Any, Any]:
+    """What the silicon makes of a layer; int8 domain (height, width, channels), inputs, addend and output."""
+    operand = None if addend is None else addend.astype(np.int64)[np.newaxis]
+    return silicon.evaluate_layer(layer, [image.astype(np.int64)[np.newaxis] for image in images], operand)[0]

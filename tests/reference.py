@@ -3,8 +3,9 @@
 Neither half shares code with ``delegate``. Both start from the same exact sums; they part at the requantization:
 
 * TFLite: 31-bit multiplier, doubling high product and rounding shift one after the other (gemmlowp).
-* Silicon: 15-bit multiplier, one shift that rounds half to even, then the offset, then the clamp (hardware book S-01,
-  S-03, S-04; npu.md §5.5), with asymmetric weights exact (S-25) and RELU before the conversion (npu.md §5.3).
+* Silicon's converter by itself: 15-bit multiplier, one shift that rounds half to even, then the offset, then the clamp
+  (hardware book S-01, S-03, S-04; npu.md §5.5), with asymmetric weights exact (S-25) and RELU before the conversion
+  (npu.md §5.3). ``silicon`` has all stages, with the numbers of a lowered layer.
 
 Arrays are NHWC; sums are int64. Matrix products run in float64, which is exact while sums stay below 2**53.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -27,8 +27,6 @@ PADDING_NAMES = {code: name for name, code in PADDINGS.items()}
 
 # From the exact sums int64 (..., channels) and the real scales of the channels to the stored output.
 Requantize = Callable[[Array, Array, TensorSpec, str], Array]
-# From all values so far, by tensor; None where the addition is done together with a later one.
-Addition = Callable[[Model, OperatorSpec, Mapping[int, Array]], Array | None]
 
 
 def pads(size: int, kernel: int, stride: int, dilation: int, padding: str) -> tuple[int, int]:
@@ -222,56 +220,6 @@ def silicon_requantize(multiplier: Callable[[float], tuple[int, int]]) -> Requan
     return requantize
 
 
-@dataclass(frozen=True)
-class WeightedSum:
-    """ADD as a 1x1 convolution over both operands (S-225): their weights, then the output converter."""
-
-    weights: tuple[int, int]
-    converter: tuple[int, int]  # multiplier, shift
-
-
-@dataclass(frozen=True)
-class FusedSum:
-    """ADD by the element-wise unit behind the layer that makes one operand (npu.md §5.4)."""
-
-    producer: int  # the layer's output tensor, which is never rounded to 8 bits
-    gain: tuple[int, int]  # multiplier and shift of the other operand's converter
-    converter: tuple[int, int]
-    weights: tuple[int, int] | None  # of a layer that is itself an ADD
-
-
-def silicon_add(plans: Mapping[int, WeightedSum | FusedSum]) -> Addition:
-    """ADD in the silicon's arithmetic; ``plans``: the compiler's choice by output tensor.
-
-    A tensor that was fused away has no plan and no values. The element-wise unit's converter is taken
-    to round half to even, which npu.md §11 assumes.
-    """
-
-    def centred(model: Model, index: int, values: Mapping[int, Array]) -> Array:
-        return values[index].astype(np.int64) - model.tensors[index].zero_point[0]
-
-    def add(model: Model, node: OperatorSpec, values: Mapping[int, Array]) -> Array | None:
-        output = model.tensors[node.outputs[0]]
-        plan = plans.get(node.outputs[0])
-        if plan is None:
-            return None
-        summed = node
-        if isinstance(plan, FusedSum):
-            summed = next(operator for operator in model.operators if operator.outputs[0] == plan.producer)
-        if plan.weights is not None:
-            terms = zip(summed.inputs, plan.weights, strict=True)
-            sums: Array = np.asarray(sum(weight * centred(model, index, values) for index, weight in terms))
-        else:
-            sums = convolution_sums(model, summed, values[summed.inputs[0]])
-        if isinstance(plan, FusedSum):
-            other = next(index for index in node.inputs if index != plan.producer)
-            sums = sums + shift_half_to_even(centred(model, other, values) * plan.gain[0], plan.gain[1])
-        activation = ACTIVATION_NAMES[node.options["FusedActivationFunction"]]
-        return silicon_requantize(lambda _: plan.converter)(sums, np.ones(1), output, activation)
-
-    return add
-
-
 # --- Whole models --------------------------------------------------------------------------------------------------
 
 
@@ -313,24 +261,27 @@ def softmax(model: Model, node: OperatorSpec, source: Array) -> Array:
     return np.asarray(np.clip(np.round(256 * reals / reals.sum()), 0, 255).astype(source.dtype))
 
 
-def evaluate(
-    model: Model, inputs: Sequence[Array], requantize: Requantize = tflite_requantize, add: Addition = tflite_add
-) -> dict[int, Array]:
+def operator(
+    model: Model, node: OperatorSpec, values: Mapping[int, Array], requantize: Requantize = tflite_requantize
+) -> Array:
+    """The output of one operator; ``values``: all tensors so far, by index."""
+    if node.op == "ADD":
+        return tflite_add(model, node, values)
+    source = values[node.inputs[0]]
+    if node.op == "AVERAGE_POOL_2D":
+        return average_pool(node, source)
+    if node.op == "RESHAPE":
+        return source.reshape(model.tensors[node.outputs[0]].shape)
+    if node.op == "SOFTMAX":
+        return softmax(model, node, source)
+    return convolution(model, node, source, requantize)
+
+
+def evaluate(model: Model, inputs: Sequence[Array], requantize: Requantize = tflite_requantize) -> dict[int, Array]:
     """All computed tensors of a model of convolutions, additions and a classifier's tail, by index."""
     values = dict(zip(model.inputs, inputs, strict=True))
     for node in model.operators:
-        if node.op == "ADD":
-            result = add(model, node, values)
-            if result is not None:
-                values[node.outputs[0]] = result
-        elif node.op == "AVERAGE_POOL_2D":
-            values[node.outputs[0]] = average_pool(node, values[node.inputs[0]])
-        elif node.op == "RESHAPE":
-            values[node.outputs[0]] = values[node.inputs[0]].reshape(model.tensors[node.outputs[0]].shape)
-        elif node.op == "SOFTMAX":
-            values[node.outputs[0]] = softmax(model, node, values[node.inputs[0]])
-        else:
-            values[node.outputs[0]] = convolution(model, node, values[node.inputs[0]], requantize)
+        values[node.outputs[0]] = operator(model, node, values, requantize)
     return values
 
 

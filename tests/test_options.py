@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from delegate import runtime
 from delegate.errors import OptionError
 from delegate.hw.device import DEVICES
-from delegate.options import OPTIONS, Options, parse
+from delegate.hw.soc import FORMS
+from delegate.options import OPTIONS, UNPROVEN, Options, parse
+from delegate.runtime import target_of
 
 
 def test_without_options_the_defaults_hold() -> None:
@@ -21,9 +26,18 @@ def test_every_option_can_be_given() -> None:
         "debug": "verbose",
         "cores": "3",
         "chain": "full",
+        "unproven": "never",
     }
     assert set(given) == set(OPTIONS)
-    expected = Options(device="simulator", cache_dir="/tmp/x", cache_size=7, debug="verbose", cores=3, chain="full")
+    expected = Options(
+        device="simulator",
+        cache_dir="/tmp/x",
+        cache_size=7,
+        debug="verbose",
+        cores=3,
+        chain="full",
+        unproven="never",
+    )
     assert parse(given, {}) == expected
     assert parse({}, {OPTIONS[name].variable: text for name, text in given.items()}) == expected
 
@@ -58,12 +72,25 @@ def test_an_unknown_option_lists_the_valid_ones() -> None:
         ("cache_dir", "", "a folder"),
         ("debug", "loud", "off, verbose"),
         ("chain", "none", "safe, full"),
+        ("unproven", "yes", "auto, never, always"),
     ],
 )
 def test_a_wrong_value_lists_the_valid_ones(name: str, text: str, valid: str) -> None:
     with pytest.raises(OptionError, match=f"option {name} is ") as caught:
         parse({name: text}, {})
     assert valid in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "forms"), [("auto", FORMS), ("never", ()), ("always", FORMS)])
+def test_unproven_forms_are_those_of_the_device_or_of_the_user(text: str, forms: tuple[str, ...]) -> None:
+    assert target_of(parse({"device": "simulator", "unproven": text}, {})).forms == set(forms)
+
+
+def test_auto_asks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board that passed one probe gets one form."""
+    board = SimpleNamespace(forms=frozenset(FORMS[:1]))
+    monkeypatch.setattr(runtime, "shared_device", lambda name, cores: board)
+    assert [target_of(Options(unproven=text)).forms for text in UNPROVEN] == [{FORMS[0]}, set(), set(FORMS)]
 
 
 def test_a_wrong_variable_is_named() -> None:

@@ -33,6 +33,8 @@ TABLES = {
     "RESHAPE": ("ReshapeOptions", 1),
     "SOFTMAX": ("SoftmaxOptions", 2),
     "QUANTIZE": ("QuantizeOptions", 1),
+    "MEAN": ("ReducerOptions", 2),
+    "FULLY_CONNECTED": ("FullyConnectedOptions", 4),
 }
 
 
@@ -189,6 +191,32 @@ class Builder:
     def quantize(self, source: int, dtype: str, output: tuple[float, int]) -> int:
         """QUANTIZE from one quantization (or type) to another."""
         return self.operator("QUANTIZE", (source,), self.tensor(self.tensors[source].shape, dtype, *output))
+
+    def mean(self, source: int, output: tuple[float, int], keep: bool = True) -> int:
+        """MEAN over height and width."""
+        spec = self.tensors[source]
+        shape = (spec.shape[0], 1, 1, spec.shape[3]) if keep else (spec.shape[0], spec.shape[3])
+        axes = self.constant(np.array([1, 2], np.int32))
+        return self.operator("MEAN", (source, axes), self.tensor(shape, spec.dtype, *output), {"KeepDims": keep})
+
+    def fully_connected(
+        self,
+        source: int,
+        weight: Array,
+        weight_scale: float,
+        output: tuple[float, int],
+        weight_zero_point: int = 0,
+        bias: Array | None = None,
+        activation: str = "NONE",
+    ) -> int:
+        """FULLY_CONNECTED; weight (outputs, depth)."""
+        spec = self.tensors[source]
+        inputs = [source, self.constant(weight, weight_scale, weight_zero_point)]
+        if bias is not None:
+            inputs.append(self.constant(bias, float(np.float32(spec.scale[0]) * np.float32(weight_scale))))
+        rows = int(np.prod(spec.shape)) // weight.shape[1]
+        target = self.tensor((rows, weight.shape[0]), spec.dtype, *output)
+        return self.operator("FULLY_CONNECTED", inputs, target, {"FusedActivationFunction": ACTIVATIONS[activation]})
 
     def finish(self, inputs: Sequence[int], outputs: Sequence[int]) -> Model:
         """The finished record."""

@@ -76,9 +76,12 @@ def output_is_computed(node: Node, target: Target) -> bool:
 
 
 def kernel_fits(node: Node, target: Target) -> bool:
+    return min(window(node)) >= 1 and max(window(node)) <= target.soc.largest_kernel
+
+
+def kernel_is_small(node: Node, target: Target) -> bool:
     height, width = window(node)
-    small = height * width * target.soc.depthwise_group <= target.soc.kernel_bytes_limit
-    return small and min(height, width) >= 1 and max(height, width) <= target.soc.largest_kernel
+    return height * width * target.soc.depthwise_group <= target.soc.kernel_bytes_limit
 
 
 def cbuf_fits(node: Node, target: Target) -> bool:
@@ -137,6 +140,7 @@ COMMON_RULES = [
 LATER_RULES = [
     Rule("no window leaves the input", window_is_whole),
     Rule("a window is at most 31 x 31", kernel_fits),
+    Rule("a window is at most 512 pixels (64 channels of a kernel take 32 KiB)", kernel_is_small),
     Rule("stride is at most 7", strides_fit),
     Rule("output extent is the one that the windows give", output_is_computed),
     Rule(CBUF_TEXT, cbuf_fits),

@@ -1,0 +1,104 @@
+"""Operators end to end: small models through the real library, against TFLite's reference kernels.
+
+With all forms allowed (the simulator offers them) results are TFLite's own where the table says so, else within 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tflite_writer import Array, Builder, Model, write
+
+Interpreters = Callable[..., Any]
+Case = tuple[str, Model]
+
+
+def source(builder: Builder, rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> int:
+    info = np.iinfo(dtype)
+    return builder.tensor(shape, dtype, float(rng.uniform(0.01, 0.1)), int(rng.integers(info.min, info.max + 1)))
+
+
+def averages(rng: np.random.Generator) -> Iterator[Case]:
+    for dtype in ("int8", "uint8"):
+        for height, width, channels, window, stride in [
+            (7, 7, 64, (7, 7), (1, 1)), (8, 6, 5, (2, 3), (2, 3)), (9, 9, 33, (3, 3), (1, 2)), (4, 4, 70, (4, 4), (9, 9)),
+            (1, 1, 16, (1, 1), (1, 1)), (31, 29, 3, (20, 25), (1, 1)), (6, 5, 1, (1, 5), (1, 1)),
+        ]:  # fmt: skip
+            builder = Builder()
+            tensor = source(builder, rng, (1, height, width, channels), dtype)
+            yield f"{dtype} {window}", builder.finish([tensor], [builder.pool(tensor, "AVERAGE_POOL_2D", window, stride)])
+
+
+def means(rng: np.random.Generator) -> Iterator[Case]:
+    for dtype in ("int8", "uint8"):
+        for shape, keep in [((1, 7, 7, 40), True), ((1, 3, 5, 64), False), ((1, 1, 1, 8), True), ((1, 12, 4, 129), False)]:
+            builder = Builder()
+            tensor = source(builder, rng, shape, dtype)
+            info, scale = np.iinfo(dtype), builder.tensors[tensor].scale[0]
+            output = (scale * float(rng.uniform(0.4, 1.2)), int(rng.integers(info.min, info.max + 1)))
+            yield f"{dtype} {shape}", builder.finish([tensor], [builder.mean(tensor, output, keep)])
+
+
+def products(rng: np.random.Generator) -> Iterator[Case]:
+    for dtype in ("int8", "uint8"):
+        for shape, outputs, activation in [
+            ((1, 64), 10, "NONE"), ((5, 48), 33, "RELU"), ((1, 4, 3, 8), 20, "NONE"), ((1, 1, 1, 100), 7, "RELU"),
+            ((2, 17), 1, "NONE"),
+        ]:  # fmt: skip
+            depth = shape[-1] if len(shape) == 2 else int(np.prod(shape))
+            builder = Builder()
+            tensor = source(builder, rng, shape, dtype)
+            info = np.iinfo(dtype)
+            weight = rng.integers(max(info.min, -127), info.max + 1, (outputs, depth)).astype(dtype)
+            bias = rng.integers(-3000, 3000, outputs).astype(np.int32)
+            zero_point = 0 if dtype == "int8" else int(rng.integers(90, 160))
+            output = (builder.tensors[tensor].scale[0] * 0.01 * depth**0.5 * 60, info.min)
+            target = builder.fully_connected(tensor, weight, 0.01, output, zero_point, bias, activation)
+            yield f"{dtype} {shape}", builder.finish([tensor], [target])
+
+
+def conversions(rng: np.random.Generator) -> Iterator[Case]:
+    """With a convolution beside them, for conversions alone stay on the CPU."""
+    for first, second in (("uint8", "int8"), ("int8", "uint8"), ("int8", "int8"), ("uint8", "uint8")):
+        for factor in (1.0, 0.37, 2.9):
+            builder = Builder()
+            tensor = source(builder, rng, (1, 6, 7, 20), first)
+            spec = builder.tensors[tensor]
+            shift = np.iinfo(second).min - np.iinfo(first).min
+            converted = builder.quantize(tensor, second, (spec.scale[0] * factor, spec.zero_point[0] + shift))
+            weight, bias = rng.integers(1, 128, (8, 1, 1, 20)).astype(first), np.zeros(8, np.int32)
+            beside = builder.convolution(tensor, weight, 0.01, (spec.scale[0] * 3, 0), bias=bias)
+            yield f"{first} to {second} {factor}", builder.finish([tensor], [converted, beside])
+
+
+FAMILIES = {"AVERAGE_POOL_2D": averages, "MEAN": means, "FULLY_CONNECTED": products, "QUANTIZE": conversions}
+EXACT = ("AVERAGE_POOL_2D", "FULLY_CONNECTED", "QUANTIZE")
+
+
+def run(interpreter: Any, values: list[Array]) -> list[Array]:
+    for detail, value in zip(interpreter.get_input_details(), values, strict=True):
+        interpreter.set_tensor(detail["index"], value)
+    interpreter.invoke()
+    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+
+
+@pytest.mark.parametrize("forms", ["auto", "never"])
+@pytest.mark.parametrize("operator", FAMILIES)
+def test_operator(
+    operator: str, forms: str, reference_interpreter: Interpreters, npu_interpreter: Interpreters
+) -> None:
+    rng = np.random.default_rng(sum(operator.encode()))
+    for name, model in FAMILIES[operator](rng):
+        content = write(model)
+        plain, npu = reference_interpreter(content), npu_interpreter(content, unproven=forms)
+        assert len(npu._get_ops_details()) == len(plain._get_ops_details()) + 1, f"{name} is not on the NPU"
+        info = np.iinfo(model.tensors[model.inputs[0]].dtype)
+        for _ in range(3):
+            shape = model.tensors[model.inputs[0]].shape
+            values = [rng.integers(info.min, info.max + 1, shape).astype(info.dtype)]
+            for got, expected in zip(run(npu, values), run(plain, values), strict=True):
+                difference = np.abs(got.astype(int) - expected.astype(int)).max()
+                assert difference <= (0 if operator in EXACT and forms == "auto" else 1), f"{name}: {difference}"
