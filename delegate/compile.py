@@ -126,6 +126,7 @@ def copy_layer(reader: Convolution, tensor: Tensor, copy: Tensor) -> Convolution
         bias=np.full(channels, -one * offset, np.int32),
         requantize=(plain(1 / one, channels, offset),),
         accumulator_scale=float(tensor.quant.scale[0]) / one,
+        dilation=(1, 1),
         addend=None,
     )
 

@@ -116,11 +116,16 @@ class Addend:
     shift: int
 
 
+def spanned(taps: int, dilation: int) -> int:
+    """Pixels from the first tap of a kernel to the last."""
+    return (taps - 1) * dilation + 1
+
+
 @dataclass(frozen=True, eq=False)
 class Convolution:
     """One pass CNA -> CORE -> DPU.
 
-    out[y,x,k] = requantize(bias[k] + sum over i,j,c of in[y*sy+i-top, x*sx+j-left, c] * (weight[k,i,j,c] - zw))
+    out[y,x,k] = requantize(bias[k] + sum over i,j,c of in[y*sy+i*dy-top, x*sx+j*dx-left, c] * (weight[k,i,j,c] - zw))
 
     zw is ``weight_zero_point``; ``bias`` holds the input's zero point already. ``inputs`` are cubes that are read as
     one, behind each other in channels; ``weight`` has the channels of all of them. A depthwise weight has one kernel.
@@ -142,6 +147,13 @@ class Convolution:
         float | None
     )  # real value of one step of the accumulator; None: it differs from channel to channel
     addend: Addend | None = None
+    dilation: tuple[int, int] = (1, 1)  # dy, dx
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width in pixels that a kernel spans."""
+        _, height, width, _ = self.weight.shape
+        return spanned(height, self.dilation[0]), spanned(width, self.dilation[1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,8 +27,8 @@ class Geometry:
     output_width: int
     output_channels: int  # programmed: whole groups
     group: int  # kernel group, or depthwise group
-    kernel_height: int
-    kernel_width: int
+    window_height: int  # rows that a kernel spans
+    taps: int  # of a kernel
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ def geometry(layer: Convolution, run: Requantize, channels: int, soc: Soc) -> Ge
     """
     _, input_height, input_width, _ = layer.inputs[0].shape
     _, output_height, output_width, _ = layer.output.shape
-    _, kernel_height, kernel_width, _ = layer.weight.shape
-    if kernel_height == 1 and layer.stride[0] == 1:
+    if layer.window[0] == 1 and layer.stride[0] == 1:
         input_height = output_height = surface_rows(input_height, soc)
     group = soc.depthwise_group if layer.depthwise else soc.kernel_group
     output_channels = align(len(run.channels), group)
@@ -65,15 +64,15 @@ def geometry(layer: Convolution, run: Requantize, channels: int, soc: Soc) -> Ge
         output_width,
         output_channels,
         group,
-        kernel_height,
-        kernel_width,
+        layer.window[0],
+        layer.weight.shape[1] * layer.weight.shape[2],
     )
 
 
 def input_rows(layer: Convolution, shape: Geometry, outputs: range) -> tuple[range, int]:
     """(rows read for a range of output rows, rows of padding above them)."""
     start = outputs.start * layer.stride[0] - layer.padding[0]
-    stop = (outputs.stop - 1) * layer.stride[0] + shape.kernel_height - layer.padding[0]
+    stop = (outputs.stop - 1) * layer.stride[0] + shape.window_height - layer.padding[0]
     return range(max(0, start), min(stop, shape.input_height)), max(0, -start)
 
 
@@ -88,7 +87,7 @@ def row_parts(layer: Convolution, shape: Geometry, rows: int) -> int | None:
     most = LARGEST_ATOMICS // shape.output_width
     if rows >= shape.input_height and shape.output_height <= most:
         return 1
-    fitting = min((rows - shape.kernel_height) // layer.stride[0] + 1, most)
+    fitting = min((rows - shape.window_height) // layer.stride[0] + 1, most)
     if fitting < 1:
         return None
     return divide_up(shape.output_height, fitting)
@@ -129,7 +128,7 @@ def plans(layer: Convolution, shape: Geometry, soc: Soc) -> Iterator[Plan]:
 
 def kernel_bytes_per_channel(layer: Convolution, shape: Geometry) -> int:
     """Bytes of weights for one output channel."""
-    return shape.kernel_height * shape.kernel_width * (1 if layer.depthwise else shape.input_channels)
+    return shape.taps * (1 if layer.depthwise else shape.input_channels)
 
 
 def choose(layer: Convolution, shape: Geometry, soc: Soc) -> Plan:
@@ -139,7 +138,7 @@ def choose(layer: Convolution, shape: Geometry, soc: Soc) -> Plan:
     )
     if found is None:
         raise CompileError(
-            f"{layer.operator} {layer.inputs[0].shape} -> {layer.output.shape}: {shape.kernel_height} input rows and "
+            f"{layer.operator} {layer.inputs[0].shape} -> {layer.output.shape}: {shape.window_height} input rows and "
             f"one kernel group do not fit the {soc.cbuf_banks} CBUF banks"
         )
     return found

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layers import addition, convolution, feature, graph
+from layers import EVERY_FORM, PROVEN, TARGETS, addition, convolution, feature, graph
 
 from delegate.compile import compile_graph
 from delegate.hw.regcmd import disassemble
 from delegate.hw.registers import lookup, split
-from delegate.hw.soc import RK3588
 from delegate.hw.task import Program, check
 from delegate.ir import Graph
 
@@ -34,13 +33,13 @@ def text(program: Program, task: int) -> str:
 @pytest.mark.parametrize(("task", "name"), [(0, "conv_3x3"), (1, "depthwise_3x3"), (2, "addition")])
 def test_words_are_the_golden_ones(task: int, name: str) -> None:
     golden = GOLDEN / f"{name}.regcmd"
-    assert text(compile_graph(small_graph(), RK3588), task) == golden.read_text()
+    assert text(compile_graph(small_graph(), EVERY_FORM), task) == golden.read_text()
 
 
 def test_the_worked_example_of_a_1x1_convolution() -> None:
     """Hardware book, worked-examples.md §1: every register save those that differ on purpose."""
     node, output = convolution(1, feature(0, 4, 4, 8), 8)
-    program = compile_graph(graph([node], [feature(0, 4, 4, 8)], [output]), RK3588)
+    program = compile_graph(graph([node], [feature(0, 4, 4, 8)], [output]), EVERY_FORM)
     values = {split(int(word))[:2]: split(int(word))[2] for word in program.tasks[0].words}
     expected = {
         (0x0201, 0x100C): 0, (0x0201, 0x1010): 0x340, (0x0201, 0x1014): 9, (0x0201, 0x1020): 0x00040004,
@@ -61,7 +60,7 @@ def test_the_worked_example_of_a_1x1_convolution() -> None:
 
 
 def test_every_address_is_a_relocation() -> None:
-    program = compile_graph(small_graph(), RK3588)
+    program = compile_graph(small_graph(), EVERY_FORM)
     check(program)
     relocated = {(r.task, r.word) for r in program.relocations}
     for number, task in enumerate(program.tasks):
@@ -77,7 +76,7 @@ def test_every_address_is_a_relocation() -> None:
 
 
 def test_tails_lead_to_the_next_stream() -> None:
-    program = compile_graph(small_graph(), RK3588)
+    program = compile_graph(small_graph(), EVERY_FORM)
     words = [task.words for task in program.tasks]
     offset = 0
     for number, stream in enumerate(words):
@@ -99,13 +98,13 @@ def test_tails_lead_to_the_next_stream() -> None:
 def test_chains_end_where_a_task_reads_what_one_before_wrote() -> None:
     """The order of such a pair within a chain is in doubt (C-4); full chains are an option."""
     model = small_graph()
-    safe, full = compile_graph(model, RK3588), compile_graph(model, RK3588, full_chains=True)
+    safe, full = compile_graph(model, EVERY_FORM), compile_graph(model, EVERY_FORM, full_chains=True)
     assert safe.jobs[0].chains == (range(1), range(1, 2), range(2, 3))
     assert full.jobs[0].chains == (range(3),)
     source = feature(0, 8, 8, 64)
     first, a = convolution(1, source, 64)
     second, b = convolution(2, source, 64)
-    independent = compile_graph(graph([first, second], [source], [a, b]), RK3588)
+    independent = compile_graph(graph([first, second], [source], [a, b]), EVERY_FORM)
     assert independent.jobs[0].chains == (range(2),)
 
 
@@ -114,14 +113,14 @@ def test_a_buffer_is_never_read_and_written_list_wise() -> None:
     source = feature(0, 8, 8, 32)
     node, a = convolution(1, source, 32)
     last, output = addition(2, source, a)
-    program = compile_graph(graph([node, last], [source], [output]), RK3588)
+    program = compile_graph(graph([node, last], [source], [output]), EVERY_FORM)
     (job,) = program.jobs
     assert not set(job.reads) & set(job.writes)
     assert program.inputs[0].buffer in job.writes  # the convolution writes right behind the input
 
 
 def test_compiling_twice_gives_the_same_program() -> None:
-    a, b = (compile_graph(small_graph(), RK3588) for _ in range(2))
+    a, b = (compile_graph(small_graph(), EVERY_FORM) for _ in range(2))
     assert a.relocations == b.relocations
     for first, second in zip(a.tasks, b.tasks, strict=True):
         np.testing.assert_array_equal(first.words, second.words)

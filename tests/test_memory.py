@@ -6,7 +6,7 @@ import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import addition, convolution, feature, graph
+from layers import EVERY_FORM, TARGETS, addition, convolution, feature, graph
 
 from delegate.compile import lower, separate
 from delegate.hw.soc import RK3588
@@ -41,16 +41,16 @@ graphs = st.builds(
 
 
 @settings(deadline=None, max_examples=80)
-@given(graphs)
-def test_living_tensors_do_not_overlap(model: Graph) -> None:
-    layers = separate(lower(model, RK3588), first_free=1000)
+@given(graphs, st.sampled_from(list(TARGETS)))
+def test_living_tensors_do_not_overlap(model: Graph, forms: str) -> None:
+    layers = separate(lower(model, TARGETS[forms])[0], first_free=1000)
     allocation = allocate(model, layers, RK3588, 2)
     birth: dict[int, int] = dict.fromkeys(model.inputs, -1)
     death: dict[int, int] = dict.fromkeys(model.inputs, -1)
     for time, layer in enumerate(layers):
         birth[layer.output.index] = time
         death[layer.output.index] = time
-        for tensor in layer.inputs:
+        for tensor in (*layer.inputs, *([layer.addend.tensor] if layer.addend else [])):
             death[tensor.index] = max(death[tensor.index], time)
     for index in model.outputs:
         death[index] = len(layers)
@@ -79,6 +79,6 @@ def test_a_chain_shares_memory() -> None:
         node, tensor = convolution(index, tensor, 32)
         nodes.append(node)
     model = graph(nodes, [source], [tensor])
-    scratch = allocate(model, lower(model, RK3588), RK3588, 2).buffers[-1]
+    scratch = allocate(model, lower(model, EVERY_FORM)[0], RK3588, 2).buffers[-1]
     assert scratch.role == "scratch"
     assert scratch.size == 2 * 8 * 8 * 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import convolution, feature
+from layers import TARGETS, convolution, feature
 
 from delegate.errors import CompileError
 from delegate.hw.layout import surface_rows
@@ -36,11 +36,12 @@ def layer_of(
     stride: tuple[int, int],
     padding: str,
     depthwise: bool,
+    forms: str = "every form",
 ) -> Convolution:
     if padding == "VALID":
         height, width = max(height, kernel[0]), max(width, kernel[1])
     node, _ = convolution(0, feature(0, height, width, channels), outputs, kernel, stride, padding, depthwise)
-    return (depthwise_conv2d if depthwise else conv2d)(node, RK3588)[0]
+    return (depthwise_conv2d if depthwise else conv2d)(node, TARGETS[forms])[0]
 
 
 shapes = st.builds(
@@ -53,13 +54,14 @@ shapes = st.builds(
     st.tuples(st.integers(1, 4), st.integers(1, 4)),
     st.sampled_from(["SAME", "VALID"]),
     st.booleans(),
+    st.sampled_from(list(TARGETS)),
 )
 
 
 def fits(node: Node) -> bool:
     """What the rules say before anything is compiled."""
     rule = next(rule for rule in OPERATORS[node.op].rules if rule.text == CBUF_TEXT)
-    return rule.holds(node, RK3588)
+    return all(rule.holds(node, target) for target in TARGETS.values())
 
 
 def bank_need(part: ConvTile) -> int:

@@ -23,6 +23,7 @@ class Soc:
     kernel_bytes_limit: int  # bytes of one kernel (§8)
     largest_stride: int  # §8
     largest_kernel: int  # §8
+    largest_dilation: int  # §8
     largest_padding: int  # §8, S-38
     largest_width: int  # pixels, §8
     largest_height: int  # pixels, §8; FEATURE_GRAINS limits nothing here, it is a hint
@@ -65,6 +66,7 @@ RK3588 = Soc(
     kernel_bytes_limit=32768,
     largest_stride=7,
     largest_kernel=31,
+    largest_dilation=32,
     largest_padding=15,
     largest_width=2047,
     largest_height=2047,

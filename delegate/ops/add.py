@@ -14,7 +14,7 @@ import numpy as np
 from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf, surface_rows
-from delegate.hw.soc import OPERAND_GAIN, Target
+from delegate.hw.soc import NORM_SHIFT, OPERAND_GAIN, Target
 from delegate.ir import Addend, Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import BS_CLAMP_TEXT, clamp_is_allowed
@@ -27,7 +27,7 @@ from delegate.ops.rules import (
     SCALES_POSITIVE,
     computed_inputs,
 )
-from delegate.requantize import LARGEST_ERROR, Operand, clamped, exact_sum, factor, plain, weighted_sum
+from delegate.requantize import LARGEST_ERROR, Operand, clamped, exact_sum, factor, quotient, weighted_sum
 
 FEWEST_ATOMS = 12  # of a surface that the element-wise unit reads; fewer gave wrong sums (S-111)
 
@@ -66,7 +66,8 @@ def plan(node: Node, target: Target) -> Plan:
     unclamped = (low, high) == (quantize.INT8_LOW, quantize.INT8_HIGH)  # BS would clamp before EW adds
     enough = surface_rows(output.shape[1], target.soc) * output.shape[2] >= FEWEST_ATOMS
     if a.index == b.index:
-        found = Plan((1,), None, plain(2 * float(a.quant.scale[0]) / scale, channels, offset), 0.0)
+        double = 2 * float(a.quant.scale[0]) / scale
+        found = Plan((1,), None, quotient(double, operand(a).reach, channels, offset, NORM_SHIFT in target.forms), 0.0)
     elif OPERAND_GAIN in target.forms and unclamped and enough:
         exact = exact_sum(operand(a), operand(b), scale, channels, offset)
         found = Plan((exact.weight,), exact.gain, exact.run, exact.error)

@@ -11,7 +11,7 @@ from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import BS_CLAMP, NORM_SHIFT, Target
-from delegate.ir import Convolution, Node, Requantize, Tensor
+from delegate.ir import Convolution, Node, Requantize, Tensor, spanned
 from delegate.ops import Rule, lowers
 from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, ONE_IMAGE, SAME_DTYPE, SCALES_POSITIVE
 from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
@@ -37,6 +37,13 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def window(node: Node) -> tuple[int, int]:
+    """Height and width in pixels that a kernel spans."""
+    _, height, width, _ = weight_of(node).shape
+    dilation_y, dilation_x = node.params["dilation"]
+    return spanned(height, dilation_y), spanned(width, dilation_x)
+
+
 def padding_pixels(node: Node) -> tuple[int, int, int, int]:
     """(top, bottom, left, right); SAME and VALID end here."""
     if node.params["padding"] == "VALID":
@@ -44,11 +51,8 @@ def padding_pixels(node: Node) -> tuple[int, int, int, int]:
     feature = node.inputs[0]
     assert feature is not None
     stride_y, stride_x = node.params["stride"]
-    _, kernel_height, kernel_width, _ = weight_of(node).shape
-    return (
-        *same_padding(feature.shape[1], kernel_height, stride_y),
-        *same_padding(feature.shape[2], kernel_width, stride_x),
-    )
+    height, width = window(node)
+    return (*same_padding(feature.shape[1], height, stride_y), *same_padding(feature.shape[2], width, stride_x))
 
 
 def bias_data(node: Node) -> npt.NDArray[np.int64]:
@@ -105,11 +109,22 @@ def output_is_computed(node: Node, target: Target) -> bool:
     feature = node.inputs[0]
     assert feature is not None
     top, bottom, left, right = padding_pixels(node)
-    _, kernel_height, kernel_width, _ = weight_of(node).shape
+    window_height, window_width = window(node)
     stride_y, stride_x = node.params["stride"]
-    height = (feature.shape[1] + top + bottom - kernel_height) // stride_y + 1
-    width = (feature.shape[2] + left + right - kernel_width) // stride_x + 1
+    height = (feature.shape[1] + top + bottom - window_height) // stride_y + 1
+    width = (feature.shape[2] + left + right - window_width) // stride_x + 1
     return node.outputs[0].shape[1:3] == (height, width)
+
+
+def dilation_fits(node: Node, target: Target) -> bool:
+    """A dilated window larger than the tensor is not known to work (npu.md §12)."""
+    feature = node.inputs[0]
+    assert feature is not None
+    dilation = node.params["dilation"]
+    if not all(1 <= step <= target.soc.largest_dilation for step in dilation):
+        return False
+    sizes = zip(dilation, window(node), feature.shape[1:3], strict=True)
+    return all(step == 1 or span <= size for step, span, size in sizes)
 
 
 def converter_exists(node: Node, target: Target) -> bool:
@@ -162,7 +177,7 @@ CONVOLUTION_RULES = [
     SCALES_POSITIVE,
     ACTIVATION,
     Rule("stride is at most 7", strides_fit),
-    Rule("dilation is 1", lambda node, target: tuple(node.params["dilation"]) == (1, 1)),
+    Rule("dilation is at most 32 and a dilated window no larger than the input", dilation_fits),
     Rule("kernel is at most 31 x 31", kernel_fits),
     Rule("padding is at most 15 pixels", padding_fits),
     Rule("output extent is the one that the padding gives", output_is_computed),
@@ -192,7 +207,7 @@ def direct_fits(node: Node, channels: int, target: Target) -> bool:
     assert feature is not None
     _, kernel_height, kernel_width, _ = weight_of(node).shape
     group_bytes = target.soc.kernel_group * kernel_height * kernel_width * align(channels, target.soc.atom_bytes)
-    rows = min(kernel_height, feature.shape[1])
+    rows = min(window(node)[0], feature.shape[1])
     return fits_cbuf(rows, feature.shape[2], channels, group_bytes, target.soc)
 
 
@@ -280,6 +295,7 @@ def one_convolution(
         stride=node.params["stride"],
         padding=padding_pixels(node),
         depthwise=depthwise,
+        dilation=node.params["dilation"],
         requantize=runs,
         accumulator_scale=float(feature.quant.scale[0]) * float(quant.scale[0]) if quant.scale.size == 1 else None,
     )

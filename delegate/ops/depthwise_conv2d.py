@@ -10,7 +10,7 @@ from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
 from delegate.ir import Convolution, Node
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import CBUF_TEXT, CONVOLUTION_RULES, convolution, direct_fits, weight_data, weight_of
+from delegate.ops.conv2d import CBUF_TEXT, CONVOLUTION_RULES, convolution, direct_fits, weight_data, weight_of, window
 
 
 def channels_match(node: Node, target: Target) -> bool:
@@ -39,7 +39,8 @@ def cbuf_fits(node: Node, target: Target) -> bool:
         return direct_fits(node, feature.shape[3], target)
     _, height, width, _ = weight_of(node).shape
     group = target.soc.depthwise_group
-    return fits_cbuf(min(height, feature.shape[1]), feature.shape[2], group, height * width * group, target.soc)
+    rows = min(window(node)[0], feature.shape[1])
+    return fits_cbuf(rows, feature.shape[2], group, height * width * group, target.soc)
 
 
 def spread(weight: npt.NDArray[np.int8], channels: int, zero_point: int) -> npt.NDArray[np.int8]:

@@ -30,7 +30,12 @@ def emit_cna(tile: ConvTile) -> Iterator[Command]:
     kernels = 1 if layer.depthwise else tile.output_channels
     yield CNA.CONV_CON1(conv_mode=DEPTHWISE_MODE if layer.depthwise else 0)
     yield CNA.CONV_CON2(feature_grains=GRAINS + stride_y + 1)
-    yield CNA.CONV_CON3(conv_y_stride=stride_y, conv_x_stride=stride_x)
+    yield CNA.CONV_CON3(
+        atrous_y_dilation=layer.dilation[0] - 1,
+        atrous_x_dilation=layer.dilation[1] - 1,
+        conv_y_stride=stride_y,
+        conv_x_stride=stride_x,
+    )
     yield CNA.DATA_SIZE0(datain_width=tile.input_width, datain_height=tile.input_height)
     yield CNA.DATA_SIZE1(datain_channel_real=tile.input_channels_real - 1, datain_channel=tile.input_channels)
     yield CNA.DATA_SIZE2(dataout_width=tile.output_width)
