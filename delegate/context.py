@@ -46,6 +46,7 @@ POOLS = ("AVERAGE_POOL_2D", "MAX_POOL_2D")
 WINDOWED = ("CONV_2D", "DEPTHWISE_CONV_2D", *POOLS)
 STRUCTS = {
     "ADD": "TfLiteAddParams *",
+    "CONCATENATION": "TfLiteConcatenationParams *",
     "CONV_2D": "TfLiteConvParams *",
     "DEPTHWISE_CONV_2D": "TfLiteDepthwiseConvParams *",
     "FULLY_CONNECTED": "TfLiteFullyConnectedParams *",
@@ -109,6 +110,8 @@ def read_params(ffi: Any, op: str, data: Any) -> dict[str, Any]:
         return {}
     options = ffi.cast(STRUCTS[op], data)
     params: dict[str, Any] = {"activation": activation_name(options.activation)}
+    if op == "CONCATENATION":
+        params["axis"] = options.axis
     if op == "FULLY_CONNECTED":
         params["shuffled"] = options.weights_format != 0
     if op in WINDOWED:

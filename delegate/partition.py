@@ -8,8 +8,9 @@ from delegate.hw.soc import Target
 from delegate.ir import Graph, Node
 from delegate.ops import OPERATORS
 
-WITHOUT_WORK = ("QUANTIZE",)  # operators that are no reason to go to the NPU
-NO_WORK = "it would be a partition that only converts numbers"
+# Operators that are no reason to go to the NPU.
+WITHOUT_WORK = ("CONCATENATION", "EXPAND_DIMS", "QUANTIZE", "RESHAPE", "SQUEEZE")
+NO_WORK = "it would be a partition that only moves or converts numbers"
 
 
 def refusals(node: Node, graph: Graph, target: Target) -> tuple[str, ...]:

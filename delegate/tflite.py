@@ -147,6 +147,7 @@ def read_params(tflite: Any, op: str, union: Any) -> dict[str, Any]:
     """An operator's options, for the operators that ir describes."""
     tables = {
         "ADD": tflite.AddOptions,
+        "CONCATENATION": tflite.ConcatenationOptions,
         "CONV_2D": tflite.Conv2DOptions,
         "DEPTHWISE_CONV_2D": tflite.DepthwiseConv2DOptions,
         "FULLY_CONNECTED": tflite.FullyConnectedOptions,
@@ -156,11 +157,13 @@ def read_params(tflite: Any, op: str, union: Any) -> dict[str, Any]:
     options = tables[op]()
     if union is not None:
         options.Init(union.Bytes, union.Pos)
-    elif op in WINDOWED:
+    elif op in WINDOWED or op == "CONCATENATION":
         raise ValueError(f"an operator {op} has no options")
     else:
         return {"activation": "NONE", **({"shuffled": False} if op == "FULLY_CONNECTED" else {})}
     params: dict[str, Any] = {"activation": activation_name(options.FusedActivationFunction())}
+    if op == "CONCATENATION":
+        params["axis"] = options.Axis()
     if op == "FULLY_CONNECTED":
         params["shuffled"] = options.WeightsFormat() != 0
     if op in WINDOWED:

@@ -147,6 +147,11 @@ typedef struct {
 } TfLitePoolParams;
 
 typedef struct {
+  int axis;
+  int activation;
+} TfLiteConcatenationParams;
+
+typedef struct {
   int activation;
   int weights_format; /* 0: as they come */
   bool keep_num_dims;

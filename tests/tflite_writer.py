@@ -33,6 +33,7 @@ TABLES = {
     "RESHAPE": ("ReshapeOptions", 1),
     "SOFTMAX": ("SoftmaxOptions", 2),
     "QUANTIZE": ("QuantizeOptions", 1),
+    "CONCATENATION": ("ConcatenationOptions", 2),
     "MEAN": ("ReducerOptions", 2),
     "FULLY_CONNECTED": ("FullyConnectedOptions", 4),
 }
@@ -191,6 +192,13 @@ class Builder:
     def quantize(self, source: int, dtype: str, output: tuple[float, int]) -> int:
         """QUANTIZE from one quantization (or type) to another."""
         return self.operator("QUANTIZE", (source,), self.tensor(self.tensors[source].shape, dtype, *output))
+
+    def concatenation(self, sources: Sequence[int], output: tuple[float, int]) -> int:
+        """CONCATENATION along channels."""
+        specs = [self.tensors[source] for source in sources]
+        shape = (*specs[0].shape[:3], sum(spec.shape[3] for spec in specs))
+        target = self.tensor(shape, specs[0].dtype, *output)
+        return self.operator("CONCATENATION", sources, target, {"Axis": 3, "FusedActivationFunction": 0})
 
     def mean(self, source: int, output: tuple[float, int], keep: bool = True) -> int:
         """MEAN over height and width."""

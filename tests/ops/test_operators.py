@@ -24,17 +24,26 @@ def source(builder: Builder, rng: np.random.Generator, shape: tuple[int, ...], d
 def averages(rng: np.random.Generator) -> Iterator[Case]:
     for dtype in ("int8", "uint8"):
         for height, width, channels, window, stride in [
-            (7, 7, 64, (7, 7), (1, 1)), (8, 6, 5, (2, 3), (2, 3)), (9, 9, 33, (3, 3), (1, 2)), (4, 4, 70, (4, 4), (9, 9)),
+            (7, 7, 64, (7, 7), (1, 1)), (8, 6, 5, (2, 3), (2, 3)), (9, 9, 33, (3, 3), (1, 2)),
+            (4, 4, 70, (4, 4), (9, 9)),
             (1, 1, 16, (1, 1), (1, 1)), (31, 29, 3, (20, 25), (1, 1)), (6, 5, 1, (1, 5), (1, 1)),
         ]:  # fmt: skip
             builder = Builder()
             tensor = source(builder, rng, (1, height, width, channels), dtype)
-            yield f"{dtype} {window}", builder.finish([tensor], [builder.pool(tensor, "AVERAGE_POOL_2D", window, stride)])
+            yield (
+                f"{dtype} {window}",
+                builder.finish([tensor], [builder.pool(tensor, "AVERAGE_POOL_2D", window, stride)]),
+            )
 
 
 def means(rng: np.random.Generator) -> Iterator[Case]:
     for dtype in ("int8", "uint8"):
-        for shape, keep in [((1, 7, 7, 40), True), ((1, 3, 5, 64), False), ((1, 1, 1, 8), True), ((1, 12, 4, 129), False)]:
+        for shape, keep in [
+            ((1, 7, 7, 40), True),
+            ((1, 3, 5, 64), False),
+            ((1, 1, 1, 8), True),
+            ((1, 12, 4, 129), False),
+        ]:
             builder = Builder()
             tensor = source(builder, rng, shape, dtype)
             info, scale = np.iinfo(dtype), builder.tensors[tensor].scale[0]
@@ -74,8 +83,62 @@ def conversions(rng: np.random.Generator) -> Iterator[Case]:
             yield f"{first} to {second} {factor}", builder.finish([tensor], [converted, beside])
 
 
-FAMILIES = {"AVERAGE_POOL_2D": averages, "MEAN": means, "FULLY_CONNECTED": products, "QUANTIZE": conversions}
-EXACT = ("AVERAGE_POOL_2D", "FULLY_CONNECTED", "QUANTIZE")
+def concatenations(rng: np.random.Generator) -> Iterator[Case]:
+    """Inputs of any number of channels, one of them made by a convolution and read by it too."""
+    for dtype in ("int8", "uint8"):
+        for counts, factors in [
+            ((16, 32), (1, 1)),
+            ((5, 40, 3), (1, 1, 1)),
+            ((64, 64), (1, 1)),
+            ((7, 9), (1.0, 0.6)),
+            ((130, 20), (0.3, 1.3)),
+        ]:
+            if dtype == "int8" and len(set(factors)) > 1:
+                continue  # TFLite refuses scales that differ
+            builder = Builder()
+            info, scale = np.iinfo(dtype), float(rng.uniform(0.01, 0.1))
+            point = int(rng.integers(info.min, info.max + 1))
+            sources = [
+                builder.tensor((1, 6, 5, n), dtype, scale * f, point) for n, f in zip(counts, factors, strict=True)
+            ]
+            weight = rng.integers(1, 100, (counts[0], 1, 1, counts[0])).astype(dtype)
+            bias = np.zeros(counts[0], np.int32)
+            made = builder.convolution(sources[0], weight, 0.01, (scale * factors[0], point), bias=bias)
+            joined = builder.concatenation([made, *sources[1:]], (scale, point))
+            again = builder.concatenation([joined, made], (scale, point))
+            yield f"{dtype} {counts} {factors}", builder.finish(sources, [joined, again])
+
+
+def reshapes(rng: np.random.Generator) -> Iterator[Case]:
+    """Behind a convolution, and before another where the shape allows one."""
+    for dtype in ("int8", "uint8"):
+        for shape, new in [
+            ((1, 4, 6, 20), (1, 24, 1, 20)),
+            ((1, 1, 1, 33), (1, 33)),
+            ((1, 8, 2, 5), (1, 16, 5)),
+            ((1, 4, 4, 16), (16, 16)),
+        ]:
+            builder = Builder()
+            tensor = source(builder, rng, shape, dtype)
+            weight = rng.integers(1, 100, (shape[3], 1, 1, shape[3])).astype(dtype)
+            bias = np.zeros(shape[3], np.int32)
+            made = builder.convolution(tensor, weight, 0.01, (0.5, 3), bias=bias)
+            reshaped = builder.reshape(made, new)
+            outputs = [reshaped]
+            if len(new) == 4:
+                outputs.append(builder.convolution(reshaped, weight, 0.01, (5.0, 1), bias=bias))
+            yield f"{dtype} {shape} {new}", builder.finish([tensor], outputs)
+
+
+FAMILIES = {
+    "AVERAGE_POOL_2D": averages,
+    "CONCATENATION": concatenations,
+    "FULLY_CONNECTED": products,
+    "MEAN": means,
+    "QUANTIZE": conversions,
+    "RESHAPE": reshapes,
+}
+EXACT = ("AVERAGE_POOL_2D", "FULLY_CONNECTED", "QUANTIZE", "RESHAPE")
 
 
 def run(interpreter: Any, values: list[Array]) -> list[Array]:
@@ -97,8 +160,8 @@ def test_operator(
         assert len(npu._get_ops_details()) == len(plain._get_ops_details()) + 1, f"{name} is not on the NPU"
         info = np.iinfo(model.tensors[model.inputs[0]].dtype)
         for _ in range(3):
-            shape = model.tensors[model.inputs[0]].shape
-            values = [rng.integers(info.min, info.max + 1, shape).astype(info.dtype)]
+            shapes = [model.tensors[index].shape for index in model.inputs]
+            values = [rng.integers(info.min, info.max + 1, shape).astype(info.dtype) for shape in shapes]
             for got, expected in zip(run(npu, values), run(plain, values), strict=True):
                 difference = np.abs(got.astype(int) - expected.astype(int)).max()
                 assert difference <= (0 if operator in EXACT and forms == "auto" else 1), f"{name}: {difference}"
