@@ -39,6 +39,11 @@ def verdicts(graph: Graph, target: Target) -> dict[int, tuple[str, ...]]:
     return reasons
 
 
+def taken(graph: Graph, target: Target) -> list[Graph]:
+    """The partitions of a model that run on the NPU, for tools without an interpreter."""
+    return partitions(graph, verdicts(graph, target))
+
+
 def partitions(graph: Graph, reasons: Mapping[int, tuple[str, ...]]) -> list[Graph]:
     """The partitions that TFLite makes of the accepted nodes.
 

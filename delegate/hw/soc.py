@@ -38,11 +38,13 @@ class Target:
     """A chip as a device offers it.
 
     ``forms``: register programs that are not proven on silicon but may be used, because the device passed their
-    known-answer probe or because the user allows them.
+    known-answer probe or because the user allows them. ``converter_only``: weights of one scale are requantized by
+    OUT_CVT alone, as the upstream driver does it, so that command words can be compared with its.
     """
 
     soc: Soc
     forms: frozenset[str] = frozenset()
+    converter_only: bool = False
 
 
 # Forms without proof on RK3588 silicon, by name.

@@ -226,10 +226,14 @@ def converter_of(node: Node, channels: Channels, used: npt.NDArray[np.bool_], ta
     output = node.outputs[0]
     assert output.quant is not None
     offset = quantize.zero_point(output.quant, output.dtype)
-    factor = float(channels.factors[0])
-    if NORM_SHIFT in target.forms and (channels.factors == factor).all():
+    factor, count = float(channels.factors[0]), len(channels.factors)
+    uniform = bool((channels.factors == factor).all())
+    runs: tuple[Requantize, ...]
+    if uniform and target.converter_only:
+        runs = (plain(factor, count, offset),)
+    elif uniform and NORM_SHIFT in target.forms:
         reach = int((channels.reach + np.abs(channels.bias)).max())
-        runs: tuple[Requantize, ...] = (exact(factor, reach, len(channels.factors), offset),)
+        runs = (exact(factor, reach, count, offset),)
     else:
         runs = per_channel(
             replace(channels, factors=np.where(used, channels.factors, 0.0)), offset, group_of(node, target)
