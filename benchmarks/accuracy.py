@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   python benchmarks/accuracy.py ../shared/models/mesa-tests          a folder
   python benchmarks/accuracy.py ../shared/models/sweep.zip           a zip archive
   python benchmarks/accuracy.py model.tflite --runs 10 --csv out.csv
+  python benchmarks/accuracy.py model.tflite -o unproven=never        with an option of the delegate
 """
 
 # A row of the trace's table of support: index, type, version, support, tensors, then activation and (reasons).
@@ -138,6 +139,7 @@ def measure(model: harness.ModelFile, arguments: argparse.Namespace) -> Result:
     """Runs the worker for one model and reads its answer."""
     command = [sys.executable, __file__, "--worker", "--runs", str(arguments.runs), "--seed", str(arguments.seed)]
     command += ["--device", arguments.device, str(model.path), "--member", model.member]
+    command += [f"--option={option}" for option in arguments.option]
     start = time.monotonic()
     try:
         process = subprocess.run(
@@ -172,7 +174,9 @@ def work(arguments: argparse.Namespace) -> int:
         print(json.dumps({"refused": one_line(error)}))
         return 0
     try:
-        npu = harness.npu_interpreter(model.read(), device=arguments.device, cache_dir="off", debug="verbose")
+        given = dict(option.partition("=")[::2] for option in arguments.option)
+        options = {"device": arguments.device, "cache_dir": "off", **given, "debug": "verbose"}
+        npu = harness.npu_interpreter(model.read(), **options)
         comparisons = compare(reference, npu, inputs)
     except (RuntimeError, ValueError, OSError, DelegateError) as error:
         print(one_line(error), file=sys.stderr)
@@ -258,6 +262,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=2, help="random inputs for each model (default 2)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random inputs (default 0)")
     parser.add_argument("--device", default="simulator", help="device of the delegate (default simulator)")
+    parser.add_argument(
+        *("-o", "--option"),
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the delegate, repeatable",
+    )
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one model (default 300)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table to a file")
     parser.add_argument(

@@ -17,6 +17,7 @@ from delegate.ir import Quant
 
 INT8_LOW, INT8_HIGH = -128, 127
 LARGEST_SHIFT = 63  # S-03
+Ints = npt.NDArray[np.int64]
 
 
 def domain_offset(dtype: str) -> int:
@@ -48,6 +49,17 @@ def round_shift(product: int, shift: int) -> int:
     rounded = (product + half) >> shift
     tie = product & ((1 << shift) - 1) == half
     return rounded - 1 if tie and rounded & 1 else rounded
+
+
+def round_shifts(values: Ints, shift: int) -> Ints:
+    """round_shift of an array."""
+    if shift == 0:
+        return values
+    half = 1 << (shift - 1)
+    rounded = (values + half) >> shift
+    tie = (values & ((1 << shift) - 1)) == half
+    result: Ints = rounded - (tie & (rounded & 1 == 1))
+    return result
 
 
 def round_half_away(value: float) -> int:
@@ -88,3 +100,18 @@ def activation_range(activation: str, quant: Quant, dtype: str) -> tuple[int, in
         INT8_LOW if low is None else max(INT8_LOW, quantized(low)),
         INT8_HIGH if high is None else min(INT8_HIGH, quantized(high)),
     )
+
+
+def tflite_steps(real: float, offset: int) -> tuple[Ints, Ints]:
+    """(inner integer, accumulator) from which on TFLite's output is a step higher, for every step that 8 bits show.
+
+    TFLite's high product rounds halves up, its shift away from zero; both rise, so these numbers are all there is.
+    """
+    fraction, exponent = math.frexp(real)
+    multiplier = round_half_away(math.ldexp(fraction, 31))
+    if multiplier == 1 << 31:
+        multiplier, exponent = multiplier >> 1, exponent + 1
+    below = np.arange(INT8_LOW - offset, INT8_HIGH - offset)  # the output before the step, without offset
+    inner = (2 * below + 1 << -exponent - 1) + (below < 0) if exponent < 0 else below + 1
+    products = (inner << 31) - (1 << 30)
+    return inner, -(-products // (multiplier << max(exponent, 0)))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from delegate.errors import CompileError
 from delegate.ir import Requantize
-from delegate.quantize import INT8_HIGH, INT8_LOW, LARGEST_SHIFT, round_shift
+from delegate.quantize import INT8_HIGH, INT8_LOW, LARGEST_SHIFT, Ints, round_shift, round_shifts, tflite_steps
 
 LARGEST_FACTOR = 0x7FFF  # signed 16 bits (S-02, S-19)
 LEAST_FACTOR = 1  # 0 would switch BS off for eight channels (S-223)
@@ -27,7 +27,9 @@ INNER_SHIFT_LIMIT = 22  # a larger shift at the end could meet the saturation of
 QUOTIENT_BITS = 14  # of a quotient's fraction: far finer than a window's pixels, far coarser than 30 bits
 FINE = 1 / 32  # output steps; a run of channels is cut where a common shift errs more and own ones would not
 LARGEST_ERROR = 0.45  # output steps
+CANDIDATES = 64  # pairs of factors that are tried for TFLite's own results
 Reals = npt.NDArray[np.float64]
+FactorPair = tuple[int, int, int, int]  # multiplier and shift of BS, multiplier and shift of BN
 
 
 def plain(real: float, channels: int, offset: int) -> Requantize:
@@ -207,35 +209,67 @@ def fitted_bias(runs: Sequence[Requantize], channels: Channels) -> npt.NDArray[n
 def exact(real: float, reach: int, channels: int, offset: int, inner: int | None = None) -> Requantize:
     """All channels with one factor of 30 bits: BS times BN, in the units of TFLite's inner integer.
 
-    ``reach``: bound of |accumulator|; ``inner``: the last shift, if not that of TFLite's multiplier. Unproven on
-    silicon: the shift of BN. Raises CompileError as per_channel does.
+    ``reach``: bound of |accumulator|; ``inner``: the last shift, if not that of TFLite's multiplier. Of the nearest
+    pairs of factors the first is taken that gives TFLite's result for every accumulator; nearly always there is one
+    (docs/decisions/0006-requantization.md). Unproven on silicon: the shift of BN. Raises CompileError as plain does.
     """
     check_factor(real)
-    inner = min(max(int(inner_shifts(np.array([real]))[0]) if inner is None else inner, 0), INNER_SHIFT_LIMIT)
-    factors = np.arange(1, LARGEST_FACTOR + 1, dtype=np.float64)  # of BS; each with the least shift that 32 bits allow
-    first = np.maximum(0, np.frexp(reach * factors)[1] - 31)
-    target = np.ldexp(real, inner + first)
-    second = MANTISSA_BITS - np.frexp(target / factors)[1]  # each factor's partner in BN has as many bits as fit
-    partners = np.rint(np.ldexp(target / factors, second))
-    errors = np.abs(np.ldexp(factors * partners, -second - first) - math.ldexp(real, inner))
-    errors *= min(reach, (INT8_HIGH - INT8_LOW) / real)
-    errors += np.where(first > 0, np.ldexp(partners, -second) / 2, 0)  # the rounding of BS
-    errors[(partners > LARGEST_FACTOR) | (second < 0) | (second > LARGEST_SHIFT)] = np.inf
-    best = int(errors.argmin())
-    if not math.isfinite(errors[best]):
-        raise CompileError(f"requantization factor {real} needs a shift beyond {LARGEST_SHIFT} in BN")
-    multiplier, final = final_shift(inner)
+    own = max(int(inner_shifts(np.array([real]))[0]), 0)
+    shift = min(own if inner is None else inner, INNER_SHIFT_LIMIT)
+    # beyond ``reach`` there is nothing, or the output is saturated already, and 32 bits may be too
+    reach = min(reach, math.ceil((INT8_HIGH - INT8_LOW + 2) / real))
+    pairs = factor_pairs(real, reach, shift)
+    if shift == own:
+        steps = tflite_steps(real, offset)
+        pairs = [min(pairs, key=lambda pair: missed_steps(pair, *steps, reach))]  # the first of several
+    first, first_shift, second, second_shift = pairs[0]
+    multiplier, final = final_shift(shift)
     return Requantize(
         channels=range(channels),
         multiplier=multiplier,
         shift=final,
         offset=offset,
         half_away=True,
-        channel_multiplier=np.full(channels, int(factors[best]), np.int16),
-        channel_shift=int(first[best]),
-        norm_multiplier=int(partners[best]),
-        norm_shift=int(second[best]),
+        channel_multiplier=np.full(channels, first, np.int16),
+        channel_shift=first_shift,
+        norm_multiplier=second,
+        norm_shift=second_shift,
     )
+
+
+def factor_pairs(real: float, reach: int, inner: int) -> list[FactorPair]:
+    """The pairs whose product is nearest to real * 2**inner for accumulators up to ``reach``, the best first.
+
+    Raises CompileError where none has shifts that exist.
+    """
+    first = np.arange(1, LARGEST_FACTOR + 1)
+    first_shift = np.maximum(0, np.frexp(float(reach) * first)[1] - 31)  # the least that 32 bits allow
+    wanted = np.ldexp(real, inner + first_shift) / first
+    second_shift = MANTISSA_BITS - np.frexp(wanted)[1]  # each factor's partner in BN has as many bits as fit
+    second = np.rint(np.ldexp(wanted, second_shift))
+    errors = np.abs(np.ldexp(first * second, -second_shift - first_shift) - math.ldexp(real, inner)) * reach
+    errors += np.where(first_shift > 0, np.ldexp(second, -second_shift) / 2, 0)  # the rounding of BS
+    errors[(second > LARGEST_FACTOR) | (second_shift < 0) | (second_shift > LARGEST_SHIFT)] = np.inf
+    nearest = np.argsort(errors)[:CANDIDATES]
+    found = [
+        (int(first[i]), int(first_shift[i]), int(second[i]), int(second_shift[i]))
+        for i in nearest[np.isfinite(errors[nearest])]
+    ]
+    if not found:
+        raise CompileError(f"requantization factor {real} needs a shift beyond {LARGEST_SHIFT} in BN")
+    return found
+
+
+def missed_steps(pair: FactorPair, inner: Ints, accumulators: Ints, reach: int) -> int:
+    """How many of TFLite's steps within ``reach`` happen at another accumulator behind BS and BN."""
+    first, first_shift, second, second_shift = pair
+    within = np.abs(accumulators) < reach
+    inner, accumulators = inner[within], accumulators[within]
+
+    def stages(values: Ints) -> Ints:
+        return round_shifts(round_shifts(values * first, first_shift) * second, second_shift)
+
+    return int(((stages(accumulators) < inner) | (stages(accumulators - 1) >= inner)).sum())
 
 
 def behind_bs(run: Requantize, value: int) -> int:

@@ -124,12 +124,18 @@ class Sketch:
         activation: str = "NONE",
         depthwise: bool = False,
         bias: bool = True,
+        spread: float = 0.0,
     ) -> int:
-        """Adds a convolution with random weights; for a depthwise one ``kernels`` is the number of output channels."""
+        """Adds a convolution with random weights; for a depthwise one ``kernels`` is the number of output channels.
+
+        ``spread`` above 0: a weight scale for each channel, drawn up to 2**spread apart.
+        """
         rng, spec = self.rng, self.spec(source)
         shape = (1, *size, kernels) if depthwise else (kernels, *size, spec.shape[3])
         weight, weight_zero_point = random_weights(rng, shape, self.dtype)
-        weight_scale = float(np.exp(rng.uniform(-7, -2)))
+        weight_scale: float | list[float] = float(np.exp(rng.uniform(-7, -2)))
+        if spread:
+            weight_scale = (weight_scale * np.exp2(-rng.uniform(0, spread, kernels))).tolist()
         index = self.builder.convolution(
             *(source, weight, weight_scale, (1.0, 0)),
             weight_zero_point=weight_zero_point,
@@ -143,12 +149,12 @@ class Sketch:
         node = self.builder.operators[-1]
         sums = reference.convolution_sums(self.builder.finish(self.inputs, [index]), node, self.values[source])
         if bias:
-            spread = max(int(np.abs(sums).max()), 16)
+            bound = max(int(np.abs(sums).max()), 16)
             shift = self.builder.tensors[node.inputs[2]].data
             assert shift is not None
-            shift[:] = rng.integers(-spread // 2, spread // 2, kernels)
+            shift[:] = rng.integers(-bound // 2, bound // 2, kernels)
             sums = sums + shift
-        reals = sums * (spec.scale[0] * weight_scale)
+        reals = sums * (spec.scale[0] * np.asarray(weight_scale))
         self.requantize(index, choose_output(rng, reals, activation, self.dtype))
         return index
 
@@ -201,9 +207,14 @@ def random_channels(rng: Rng, largest: int = 80) -> int:
     return min(largest, int(rng.choice([rng.integers(1, 9), rng.choice(edges), rng.integers(1, largest + 1)])))
 
 
-def random_convolution(rng: Rng, depthwise: bool = False, dilate: bool = False, multiplier: int = 1) -> Model:
-    """A model of one CONV_2D or DEPTHWISE_CONV_2D; ``multiplier`` is the depth multiplier."""
-    sketch = Sketch(rng, random_dtype(rng))
+def random_convolution(
+    rng: Rng, depthwise: bool = False, dilate: bool = False, multiplier: int = 1, spread: float = 0.0
+) -> Model:
+    """A model of one CONV_2D or DEPTHWISE_CONV_2D; ``multiplier`` is the depth multiplier.
+
+    ``spread`` above 0: int8 weights with a scale for each channel, up to 2**spread apart.
+    """
+    sketch = Sketch(rng, "int8" if spread else random_dtype(rng))
     size, padding = random_size(rng), str(rng.choice(["SAME", "VALID"]))
     channels = random_channels(rng, 160 if depthwise else 80)
     kernel, stride, dilation = random_window(rng, size, padding, dilate)
@@ -218,6 +229,7 @@ def random_convolution(rng: Rng, depthwise: bool = False, dilate: bool = False, 
         activation=str(rng.choice(ACTIVATION_CHOICES)),
         depthwise=depthwise,
         bias=not depthwise or bool(rng.random() < 0.7),  # TFLite takes no CONV_2D without a bias
+        spread=spread,
     )
     return sketch.finish(output)
 
@@ -300,16 +312,13 @@ def random_residual(rng: Rng) -> Model:
 
 
 def partitioned(rng: Rng, dtype: str) -> Model:
-    """conv, pool, conv, quantize, conv, reshape, softmax: NPU and CPU in turns; outputs the logits and the end."""
+    """Convolutions on the NPU and, with a stride beyond its limit of 7, on the CPU in turns; gives logits, softmax."""
     sketch = Sketch(rng, dtype)
-    source = sketch.input((1, 8, 6, 4))
+    source = sketch.input((1, 40, 24, 4))
     first = sketch.convolution(source, 8, (3, 3), activation="RELU")
-    pooled = sketch.through(sketch.builder.pool(first, "AVERAGE_POOL_2D", (2, 2), (2, 2)), lambda x: x[:, ::2, ::2])
-    second = sketch.convolution(pooled, 8, (1, 1))
-    spec = sketch.spec(second)
-    again = sketch.through(
-        sketch.builder.quantize(second, dtype, (spec.scale[0] * 1.1, spec.zero_point[0])), lambda x: x
-    )
-    third = sketch.convolution(again, 5, (4, 3), padding="VALID")
+    apart = sketch.convolution(first, 8, (2, 2), stride=(8, 8))
+    second = sketch.convolution(apart, 8, (1, 1))
+    narrow = sketch.convolution(second, 8, (1, 2), stride=(1, 8))
+    third = sketch.convolution(narrow, 5, (5, 1), padding="VALID")
     logits = sketch.builder.reshape(third, (1, 5))
     return sketch.finish(logits, sketch.builder.softmax(logits))

@@ -4,13 +4,13 @@ It shares no code with ``delegate``: a layer is read as a record of numbers (``i
 taken from the hardware book (S-01, S-04, S-19 to S-25, S-107, S-111). Emission, packing, tiling, allocation and the
 simulator all lie between this and what the delegate computes.
 
-Arrays are int64 (batch, height, width, channels) in the NPU's int8 domain. Products run in float64, which is exact while
-sums stay below 2**53.
+Arrays are int64 (batch, height, width, channels) in the NPU's int8 domain. Products run in float64, which is exact
+while sums stay below 2**53.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,9 +48,10 @@ def accumulators(layer: Convolution, sources: Sequence[Array]) -> Array:
     weight = layer.weight.astype(np.float64) - layer.weight_zero_point
     sums = np.zeros((source.shape[0], rows, columns, channels))
     step_y, step_x = layer.stride
-    for y, x in np.ndindex(weight.shape[1:3]):
+    for i, j in np.ndindex(weight.shape[1:3]):
+        y, x = i * layer.dilation[0], j * layer.dilation[1]
         window = padded[:, y : y + (rows - 1) * step_y + 1 : step_y, x : x + (columns - 1) * step_x + 1 : step_x]
-        sums += window * weight[0, y, x] if layer.depthwise else window @ weight[:, y, x].T
+        sums += window * weight[0, i, j] if layer.depthwise else window @ weight[:, i, j].T
     return np.asarray(sums.astype(np.int64) + layer.bias.astype(np.int64))
 
 
@@ -105,20 +106,21 @@ def from_domain(values: Array, dtype: str, shape: Sequence[int]) -> Array:
     return (values + (128 if dtype == "uint8" else 0)).astype(dtype).reshape(shape)
 
 
-def evaluate(model: Model, inputs: Sequence[Array], layers: Mapping[int, Iterable[Convolution]]) -> dict[int, Array]:
-    """All computed tensors of a model by index, operators in ``layers`` (by position) as their layers compute them.
+def evaluate(model: Model, inputs: Sequence[Array], layers: Mapping[int, Sequence[Convolution]]) -> dict[int, Array]:
+    """The tensors of a model by index, operators in ``layers`` (by position) as their layers compute them.
 
-    An operator without layers is fused into one before it, or its output is its input under another name.
+    An operator without layers is done by one before it, or its output is its input under another name. What comes
+    behind the last operator in ``layers`` is left out.
     """
     values: dict[int, Array] = dict(zip(model.inputs, inputs, strict=True))
     cubes: dict[int, Array] = {}
 
     def read(tensor: Any) -> Array:
         if tensor.index not in cubes:
-            cubes[tensor.index] = to_domain(values[tensor.index]).reshape(tensor.shape)
-        return cubes[tensor.index]
+            cubes[tensor.index] = to_domain(values[tensor.index])
+        return cubes[tensor.index].reshape(tensor.shape)
 
-    for position, node in enumerate(model.operators):
+    for position, node in enumerate(model.operators[: max(layers) + 1]):
         if position not in layers:
             values[node.outputs[0]] = reference.operator(model, node, values)
             continue
@@ -129,10 +131,7 @@ def evaluate(model: Model, inputs: Sequence[Array], layers: Mapping[int, Iterabl
                 spec = model.tensors[layer.output.index]
                 values[layer.output.index] = from_domain(cubes[layer.output.index], spec.dtype, spec.shape)
         output = node.outputs[0]
-        if output not in values and node.op in ALIASES:
+        if not layers[position] and output not in values:
             spec = model.tensors[output]
             values[output] = from_domain(to_domain(values[node.inputs[0]]), spec.dtype, spec.shape)
     return values
-
-
-ALIASES = ("QUANTIZE", "RESHAPE")

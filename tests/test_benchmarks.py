@@ -80,6 +80,13 @@ def test_accuracy_of_a_small_model(model: Path, tmp_path: Path, capsys: pytest.C
     assert (row["nodes"], row["npu_nodes"], row["error"]) == ("1", "1", "")
 
 
+def test_accuracy_passes_options_on(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert accuracy.main([str(model), "-o", "unproven=never", "-o", "cores=2", "--max-difference", "1"]) == 0
+    assert "one layer, on the NPU: 1 models" in capsys.readouterr().out
+    assert accuracy.main([str(model), "--option", "unproven=perhaps"]) == 1
+    assert "auto, never, always" in capsys.readouterr().out
+
+
 def test_accuracy_goes_on_after_a_model_that_tflite_does_not_run(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,7 +103,7 @@ def test_options_reach_the_delegate(run: Run, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert f"'cache_dir': '{folder}'" in result.stdout.splitlines()[0]
     assert "Teflon delegate: loaded simulator driver" in result.stderr
-    assert re.search(r"teflon: compiling graph: \d+ tensors 27 operations", result.stderr)
+    assert re.search(r"teflon: compiling graph: \d+ tensors 30 operations", result.stderr)
     assert list(folder.iterdir())
 
 

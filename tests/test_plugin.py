@@ -23,6 +23,7 @@ import delegate
 from benchmarks import harness
 from delegate.errors import CompileError, DelegateError, DeviceError
 from delegate.ir import Graph, Tensor
+from delegate.ops import OPERATORS
 from delegate.options import Options
 from delegate.tflite import read_model
 
@@ -64,13 +65,17 @@ class StandInDevice:
 
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """delegate.plugin of this process; at the end nothing of the test is left in it."""
+    """delegate.plugin of this process, without pools, so that models here can have an operator that stays on the CPU.
+
+    At the end nothing of the test is left in it.
+    """
     with pytest.raises(DelegateError):  # any call starts the embedding, whose module the plugin imports
         delegate.load(unknown="")
     from delegate import plugin as module
 
     monkeypatch.setattr(module, "kernels", {})  # other tests may have interpreters that live
     monkeypatch.setattr(module, "delegates", {})
+    monkeypatch.delitem(OPERATORS, "AVERAGE_POOL_2D")
     monkeypatch.setattr(module, "Session", StandIn)
     monkeypatch.setattr(module, "shared_device", lambda name, cores: StandInDevice)
     StandIn.made, StandIn.failure = [], None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +40,25 @@ def assert_tensor(tensor: Tensor, spec: tflite_writer.TensorSpec) -> None:
         np.testing.assert_array_equal(tensor.data, spec.data)
 
 
+def expected_params(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that ir has for the schema's options."""
+    single = {"Axis": "axis", "DepthMultiplier": "depth_multiplier"}
+    double = {"Stride{}": "stride", "Dilation{}Factor": "dilation"}
+    params: dict[str, Any] = {name: options[field] for field, name in single.items() if field in options}
+    for field, name in double.items():
+        if field.format("H") in options:
+            params[name] = (options[field.format("H")], options[field.format("W")])
+    if "FilterHeight" in options:
+        params["filter"] = (options["FilterHeight"], options["FilterWidth"])
+    if "Padding" in options:
+        params["padding"] = PADDINGS[options["Padding"]]
+    if "FusedActivationFunction" in options:
+        params["activation"] = ACTIVATIONS[options["FusedActivationFunction"]]
+    if "WeightsFormat" in options:
+        params["shuffled"] = options["WeightsFormat"] != 0
+    return params
+
+
 def assert_same(graph: Graph, model: tflite_writer.Model) -> None:
     """The graph says what the record says."""
     assert (graph.inputs, graph.outputs) == (model.inputs, model.outputs)
@@ -48,17 +69,7 @@ def assert_same(graph: Graph, model: tflite_writer.Model) -> None:
         assert node.op == operator.op
         assert tuple(-1 if t is None else t.index for t in node.inputs) == operator.inputs
         assert tuple(t.index for t in node.outputs) == operator.outputs
-        if node.op not in ("CONV_2D", "DEPTHWISE_CONV_2D", "ADD"):
-            assert node.params == {}
-            continue
-        options = operator.options
-        assert node.params["activation"] == ACTIVATIONS[options["FusedActivationFunction"]]
-        if node.op != "ADD":
-            assert node.params["stride"] == (options["StrideH"], options["StrideW"])
-            assert node.params["dilation"] == (options["DilationHFactor"], options["DilationWFactor"])
-            assert node.params["padding"] == PADDINGS[options["Padding"]]
-        if node.op == "DEPTHWISE_CONV_2D":
-            assert node.params["depth_multiplier"] == options["DepthMultiplier"]
+        assert node.params == expected_params(operator.options)
 
 
 @pytest.mark.parametrize("seed", range(12))

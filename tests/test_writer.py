@@ -80,7 +80,7 @@ def test_a_written_model_reads_back(family: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_a_model_of_several_partitions_runs_on_the_cpu(dtype: str, reference_interpreter: Interpreters) -> None:
-    model = generate.partitioned(np.random.default_rng(0), dtype)
+    model = generate.partitioned(np.random.default_rng(2), dtype)
     interpreter = reference_interpreter(write(model))
     results = [infer(interpreter, generate.random_inputs(np.random.default_rng(seed), model))[0] for seed in range(8)]
     assert np.stack(results).std(axis=0).min() > 2  # the logits depend on the input, each of them

@@ -15,6 +15,8 @@ OPTION_FIELDS = {
         "DepthMultiplier",
     ),
     "ADD": ("FusedActivationFunction",),
+    "CONCATENATION": ("Axis", "FusedActivationFunction"),
+    "FULLY_CONNECTED": ("FusedActivationFunction", "WeightsFormat"),
     "AVERAGE_POOL_2D": ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction"),
     "MAX_POOL_2D": ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction"),
     "SOFTMAX": ("Beta",),

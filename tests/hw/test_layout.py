@@ -84,6 +84,24 @@ def test_bias_is_dense_int32() -> None:
     np.testing.assert_array_equal(packed.view("<i4"), [1, -2, 3] + [0] * 29)
 
 
+@given(st.integers(1, 150), st.sampled_from([32, 64]), st.integers(0, 99))
+def test_bias_and_multipliers_are_records_of_eight_channels(channels: int, group: int, seed: int) -> None:
+    """S-17: 64 bytes for eight channels, int32 A at 0, int16 B at 32, int16 C at 48; C is never 0 (S-223)."""
+    rng = np.random.default_rng(seed)
+    bias = rng.integers(-(2**31), 2**31, channels).astype(np.int32)
+    multipliers = rng.integers(1, 2**15, channels).astype(np.int16)
+    padded = -(-channels // group) * group
+    packed = layout.pack_bias_and_multipliers(bias, multipliers, padded).tobytes()
+    assert len(packed) == padded * 8
+    for c in range(padded):
+        record = c // 8 * 64
+        add = int.from_bytes(packed[record + c % 8 * 4 :][:4], "little", signed=True)
+        pend = int.from_bytes(packed[record + 32 + c % 8 * 2 :][:2], "little", signed=True)
+        multiply = int.from_bytes(packed[record + 48 + c % 8 * 2 :][:2], "little", signed=True)
+        true = c < channels
+        assert (add, pend, multiply) == (bias[c] if true else 0, 0, multipliers[c] if true else 1)
+
+
 @pytest.mark.parametrize(("height", "rows"), [(1, 4), (3, 4), (4, 4), (5, 5)])
 def test_surfaces_are_never_lower_than_a_line_group(height: int, rows: int) -> None:
     """S-69, S-181."""
