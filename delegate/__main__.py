@@ -43,6 +43,101 @@ def ops() -> None:
     print_operators()
 
 
+@app.command()
+def disasm(
+    file: Annotated[Path, typer.Argument(help="a program, a capture (folder or stream.json.gz), or a .tflite")],
+    task: Annotated[int | None, typer.Option(help="only this task, counted from 0 over all jobs")] = None,
+    words: Annotated[bool, typer.Option(help="the command words, or only buffers, jobs and tasks")] = True,
+) -> None:
+    """Prints the command words, tasks, jobs and buffers of a program or a capture.
+
+    Example: python -m delegate disasm ../shared/golden/mb0 --task 0
+    """
+    from delegate.tools.disasm import print_disassembly
+
+    print_disassembly(file, task, words)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="a program, a capture, or a .tflite, which is compiled")],
+    b: Annotated[Path, typer.Argument(help="the same")],
+) -> None:
+    """Aligns two programs or captures by operation and prints which register fields differ; status 1 if any does.
+
+    Example: python -m delegate diff ../shared/models/mesa-tests/mb4.tflite ../shared/golden/mb4
+    """
+    from delegate.tools.diff import print_differences
+
+    if print_differences(a, b):
+        raise typer.Exit(1)
+
+
+@app.command()
+def words(
+    folders: Annotated[list[Path], typer.Argument(help="folders with captures of models in or below them")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write instead of stdout")] = None,
+) -> None:
+    """Compares our words with upstream's for every captured layer and explains what differs; status 1 if any is wrong.
+
+    Example: python -m delegate words ../shared/golden -o docs/words.md
+    """
+    from delegate.tools.words.report import write_report
+
+    if not write_report(folders, output):
+        raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    files: Annotated[list[Path], typer.Argument(help="captures (folder or stream.json.gz), or folders of captures")],
+    input: Annotated[
+        list[Path] | None, typer.Option(help="input of the model, NHWC .npy; repeatable (default: as recorded)")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="the capture's .tflite, or a folder or .zip with it: compare with TFLite")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="folder for the results as .npy")] = None,
+    base: Annotated[str | None, typer.Option(help="I/O address of the first buffer (default: as recorded)")] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="seconds for each capture")] = 600.0,
+    summary: Annotated[bool, typer.Option("--summary", help="judge all captures; -o is the Markdown file")] = False,
+) -> None:
+    """Runs captured command streams on the simulator and reports what became of each operation.
+
+    Example: python -m delegate replay ../shared/golden/mb4 --compare ../shared/models/mesa-tests/mb4.tflite
+    """
+    from delegate.tools.replay_command import Request, parse_address, replay_files
+    from delegate.tools.replay_summary import write_summary
+
+    request = Request(compare, tuple(input or ()), output, parse_address(base), timeout)
+    failed = write_summary(files, output, timeout) if summary else replay_files(files, request)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def mutate(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="captures, compiled programs or models; else a fixed selection")
+    ] = None,
+    count: Annotated[int, typer.Option(help="mutations")] = 12000,
+    seed: Annotated[int, typer.Option(help="of all that is drawn")] = 1,
+    golden: Annotated[Path, typer.Option(help="folder of the captures in the fixed selection")] = Path(
+        "../shared/golden"
+    ),
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file for the table, else printed")] = None,
+) -> None:
+    """Changes one field of a command stream at a time and counts what the simulator refuses, computes otherwise, or
+    does not mind; exits with 1 if a change without effect has no explanation.
+
+    Example: python -m delegate mutate --output docs/mutations.md
+    """
+    from delegate.tools.mutate.report import mutate
+
+    if mutate(paths or [], golden, count, seed, output):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Runs the command line; an error of ours is one line and exit status 1."""
     try:

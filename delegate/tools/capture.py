@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from delegate.errors import DelegateError
 from delegate.hw import regcmd
@@ -25,7 +26,7 @@ TARGETS: dict[str, int] = {block.__name__: block.target for block in BLOCKS} | {
     "VERSION": regcmd.SYNC_TARGET,
     "PC_OP_EN": regcmd.FIRE_TARGET,
 }
-JSON_LIMIT = 256 << 20  # bytes of a decompressed stream.json
+JSON_LIMIT = 64 << 20  # bytes of a decompressed stream.json
 ARRAY_LIMIT = 512 << 20  # bytes of one decompressed array
 MEMORY_LIMIT = 1 << 30  # bytes of all buffers together
 COUNT_LIMIT = 1 << 20  # words of a task, tasks of a submit
@@ -55,6 +56,7 @@ class CaptureTask:
     address: int
     words: Words
     fetched: int  # words that the kernel lets PC fetch
+    relocations: tuple[tuple[int, int, int], ...] = ()  # index of a word that holds an address, buffer, byte offset
 
 
 @dataclass(frozen=True)
@@ -163,17 +165,21 @@ def _arrays(folder: Path) -> dict[str, Bytes]:
         file = folder / name
         if not file.exists():
             continue
-        with zipfile.ZipFile(file) as archive:
-            sizes = [info.file_size for info in archive.infolist()]
-        if sum(sizes) > ARRAY_LIMIT:
-            raise CaptureError(f"{name} unpacks to {sum(sizes)} bytes, more than {ARRAY_LIMIT}")
-        with np.load(file, allow_pickle=False) as archive:
-            for key in archive.files:
-                array = archive[key]
-                if array.dtype != np.uint8 or array.ndim != 1:
-                    raise CaptureError(f"{name}: {key} is {array.dtype} {array.shape}, not uint8 of one dimension")
-                arrays[key] = array
+        for key, array in read_arrays(file).items():
+            if array.dtype != np.uint8 or array.ndim != 1:
+                raise CaptureError(f"{name}: {key} is {array.dtype} {array.shape}, not uint8 of one dimension")
+            arrays[key] = array
     return arrays
+
+
+def read_arrays(file: Path) -> dict[str, npt.NDArray[Any]]:
+    """All arrays of an .npz; raises CaptureError for more than ARRAY_LIMIT bytes, nothing is unpickled."""
+    with zipfile.ZipFile(file) as archive:
+        sizes = [info.file_size for info in archive.infolist()]
+    if sum(sizes) > ARRAY_LIMIT:
+        raise CaptureError(f"{file.name} unpacks to {sum(sizes)} bytes, more than {ARRAY_LIMIT}")
+    with np.load(file, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
 
 
 def _submit(
@@ -229,7 +235,12 @@ def _task(entry: Mapping[str, Any], buffers: Mapping[int, CaptureBuffer], fetche
         )
     words = np.fromiter((_word(item) for item in listed), np.uint64, len(listed))
     count = _integer(entry["count"], "word count", COUNT_LIMIT) if fetched is None else fetched
-    return CaptureTask(buffer.address + offset, words, count)
+    relocations = tuple(
+        (index, _integer(item[3][0], "handle", 1 << 32), _integer(item[3][1], "offset", 1 << 32))
+        for index, item in enumerate(listed)
+        if len(item) > 3
+    )
+    return CaptureTask(buffer.address + offset, words, count, relocations)
 
 
 def _word(item: Any) -> int:
@@ -247,6 +258,7 @@ def _rocket_submit(
     for job in _list(entry, "jobs"):
         tasks = [_task(item, buffers, None) for item in _list(job, "tasks")]
         operation = job.get("graph_operation")
+        operation = None if operation is None else _integer(operation, "graph_operation", COUNT_LIMIT)
         tail = bytes.fromhex(str(job.get("job_tail", "")))
         if tail and tail[0] & BATCHED:
             starts = [CaptureStart(0, tasks[0], len(tasks), operation)]

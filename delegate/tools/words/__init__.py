@@ -1,0 +1,1 @@
+"""Our compiler's words against upstream's, register by register; every difference is explained or called wrong."""
