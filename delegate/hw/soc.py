@@ -79,3 +79,9 @@ RK3588 = Soc(
 )
 
 SOCS = {RK3588.name: RK3588}
+
+EVERY_FORM = Target(RK3588, frozenset(FORMS))
+"""The chip as the simulator offers it."""
+
+AS_UPSTREAM = Target(RK3588, frozenset({BS_CLAMP}), converter_only=True)
+"""The chip as the upstream driver uses it, save that activations it leaves out are done."""

@@ -11,25 +11,23 @@ from rich.table import Table
 from delegate import cache
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError
-from delegate.hw.soc import FORMS, RK3588, Target
+from delegate.hw.soc import EVERY_FORM
 from delegate.hw.task import Program
 from delegate.partition import partitions, verdicts
 from delegate.tflite import read_model
-
-TARGET = Target(RK3588, frozenset(FORMS))  # as the simulator offers it
 
 
 def compile_model(model: Path, output: Path | None, full_chains: bool) -> None:
     """Prints refusals and layers of a model; writes its programs to the folder ``output``. Raises DelegateError."""
     console = Console()
     graph = read_model(model)
-    reasons = verdicts(graph, TARGET)
+    reasons = verdicts(graph, EVERY_FORM)
     for node in graph.nodes:
         for reason in reasons[node.index]:
             console.print(f"CPU: {node.index} {node.op}: {reason}", highlight=False)
     for number, part in enumerate(partitions(graph, reasons)):
         start = time.perf_counter()
-        program = compile_graph(part, TARGET, full_chains)
+        program = compile_graph(part, EVERY_FORM, full_chains)
         milliseconds = 1000 * (time.perf_counter() - start)
         sizes = ", ".join(f"{buffer.role} {buffer.size}" for buffer in program.buffers)
         console.print(

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from delegate import cache
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError
-from delegate.hw.soc import RK3588
+from delegate.hw.soc import EVERY_FORM
 from delegate.hw.task import Bytes, Program, Words
-from delegate.partition import partitions
+from delegate.partition import taken
 from delegate.tflite import IDENTIFIER, read_model
 from delegate.tools import capture
 from delegate.tools.capture import Capture, CaptureBuffer, CaptureTask
@@ -120,7 +120,7 @@ def read_program(path: Path) -> Program:
 
 def from_model(path: Path) -> Listing:
     """All partitions of a model, compiled, behind each other; raises DelegateError."""
-    programs = [compile_graph(part, RK3588) for part in partitions(read_model(path), RK3588)]
+    programs = [compile_graph(part, EVERY_FORM) for part in taken(read_model(path), EVERY_FORM)]
     return join([from_program(program, f"partition {number}") for number, program in enumerate(programs)], str(path))
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError
-from delegate.hw.soc import RK3588
+from delegate.hw.soc import AS_UPSTREAM
 from delegate.hw.task import Program
 from delegate.ir import Graph, Node, Tensor
-from delegate.partition import partitions, refusals
+from delegate.partition import refusals, taken
 from delegate.tools import capture
 from delegate.tools.capture import Capture
 from delegate.tools.captured.model import find_model
@@ -60,7 +60,7 @@ def compare_model(source: Capture) -> ModelResult:
         return ModelResult(name, (), note="the model is not beside the capture")
     theirs = by_operation(from_capture(source, source.path))
     nodes = {node.index: node for node in model.graph.nodes}
-    programs = [compile_graph(part, RK3588) for part in partitions(model.graph, RK3588)]
+    programs = [compile_graph(part, AS_UPSTREAM) for part in taken(model.graph, AS_UPSTREAM)]
     ours = {key: (program, listing, tasks) for program, listing, key, tasks in operations(programs)}
     layers, apart = [], []
     claimed = {int(index) for index in source.facts.get("claimed", [])}
@@ -101,7 +101,7 @@ def operations(
 
 
 def refused(node: Node, graph: Graph) -> str:
-    return f"{node.op}: {'; '.join(refusals(node, graph, RK3588))}"
+    return f"{node.op}: {'; '.join(refusals(node, graph, AS_UPSTREAM))}"
 
 
 def index_of(tensor: Tensor | None) -> int:
