@@ -1,4 +1,4 @@
-"""The arithmetic that requantization is judged by: rational rounding, TFLite's multiplier, the stages behind BS's adder.
+"""What requantization is judged by: rational rounding, TFLite's multiplier, the stages behind BS's adder.
 
 TFLite's is written down from gemmlowp's definition, the silicon's is that of ``silicon``.
 """
