@@ -31,7 +31,7 @@ ARRAY_LIMIT = 512 << 20  # bytes of one decompressed array
 MEMORY_LIMIT = 1 << 30  # bytes of all buffers together
 COUNT_LIMIT = 1 << 20  # words of a task, tasks of a submit
 BATCHED = 1  # flag in the tail of a job: the tasks are one chain (S-197)
-KERNEL_TAIL = 4  # words that a vendor task record does not count (npu.md §2.2)
+KERNEL_TAIL = 4  # words that a vendor task record does not count (npu.md §2.2, F-15)
 
 
 class CaptureError(DelegateError):

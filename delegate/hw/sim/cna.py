@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from delegate.hw.regs import CNA
-from delegate.hw.sim.precision import INT8, PRECISIONS, Precision
+from delegate.hw.sim import settings
+from delegate.hw.sim.precision import INT8, INT16, PRECISIONS, Precision
 from delegate.hw.sim.registers import TaskRegisters
 from delegate.hw.soc import RK3588, Soc
 
@@ -92,13 +93,8 @@ class Front:
 
 
 def decode(regs: TaskRegisters, soc: Soc = RK3588) -> Front:
-    """The CNA's plan of a task; raises SimulatorError where the silicon would hang, fault or compute garbage."""
-    for register in (CNA.FC_CON0, CNA.FC_CON1, CNA.FC_CON2, CNA.DCOMP_CTRL, CNA.DCOMP_REGNUM):
-        regs.require_zero(register)
-    regs.require_zero(CNA.CONV_CON2, "kernel_group", "csc_wo_en", "csc_do_en", "cmd_fifo_srst")
-    regs.require_zero(CNA.CONV_CON3, "nn_mode", why="the shared MAC array of several cores is not modelled (F-39)")
-    for index in range(16):
-        regs.require_zero(getattr(CNA, f"DCOMP_AMOUNT{index}"), why="compressed weights are not decoded (F-38)")
+    """The CNA's plan of a task; raises SimulatorError where the silicon would hang, fault or compute garbage (F-22)."""
+    settings.check_cna(regs)
     mode = regs[CNA.CONV_CON1]
     precision = PRECISIONS.get(mode["in_precision"])
     if precision is None or mode["proc_precision"] != mode["in_precision"]:
@@ -112,7 +108,6 @@ def decode(regs: TaskRegisters, soc: Soc = RK3588) -> Front:
         regs[CNA.DATA_SIZE2]["dataout_width"],
         regs[CNA.DATA_SIZE3]["dataout_atomics"],
     )
-    regs.require_zero(CNA.DATA_SIZE3, "surf_mode")
     _check_channels(regs, front)
     _check_cbuf(regs, front, soc)
     return front
@@ -139,16 +134,18 @@ def _features(regs: TaskRegisters, precision: Precision) -> Features:
     regs.require(dma["dma_height"] == height, CNA.FC_DATA_SIZE0, f"height {dma['dma_height']}", height_limit)
     fetched = regs[CNA.FC_DATA_SIZE1]["dma_channel"]
     regs.require(fetched == channels, CNA.FC_DATA_SIZE1, f"channel {fetched}", f"DATAIN_CHANNEL {channels}")
-    address = regs[CNA.FEATURE_DATA_ADDR]["feature_base_addr"]
-    regs.require(address % 16 == 0, CNA.FEATURE_DATA_ADDR, hex(address), "16-byte aligned (npu.md §8)")
+    settings.check_aligned(regs, CNA.FEATURE_DATA_ADDR)
     split, convert = regs[CNA.CBUF_CON0], regs[CNA.CVT_CON0]
+    signed = bool(convert["data_sign"]) or bool(pixel) or precision is INT16 or not precision.integer
+    limit = "1: features of a cube are signed (F-110)"
+    regs.require(signed, CNA.CVT_CON0, f"data_sign {convert['data_sign']}", limit)
     geometry = tuple(
         regs.value(r)
         for r in (CNA.CONV_CON1, CNA.DATA_SIZE0, CNA.DATA_SIZE1, CNA.CBUF_CON1, CNA.DMA_CON1, CNA.DMA_CON2)
     )
     return Features(
         precision=precision,
-        address=address,
+        address=regs[CNA.FEATURE_DATA_ADDR]["feature_base_addr"],
         width=width if pixel else fetched_width,  # rows of pixels are read whole (F-27)
         declared_width=width,
         height=height,
@@ -204,7 +201,7 @@ def _window(regs: TaskRegisters) -> Window:
     regs.require(min(kernel) > 0, CNA.WEIGHT_SIZE2, kernel, "at least 1 x 1")
     regs.require(min(stride) > 0, CNA.CONV_CON3, stride, "a stride of at least 1")
     upsampling = (1, 1)
-    if regs[CNA.CONV_CON1]["deconv"]:  # with the bit clear the codes are ignored (S-140)
+    if regs[CNA.CONV_CON1]["deconv"]:  # with the bit clear the codes are ignored (S-140, F-40)
         codes = (steps["deconv_y_stride"], steps["deconv_x_stride"])
         known = all(code in DECONVOLUTION_FACTOR for code in codes)
         regs.require(known, CNA.CONV_CON3, f"deconvolution codes {codes}", "0, 1, 3 or 7: others do not act (S-140)")
@@ -234,15 +231,14 @@ def _weights(regs: TaskRegisters, precision: Precision, depthwise: bool, soc: So
     stated = regs[CNA.WEIGHT_SIZE1]["weight_bytes_per_kernel"]
     if stated != per_kernel:  # it does not lay out the weights (C-19)
         regs.warn(f"CNA.WEIGHT_SIZE1 = {stated}, a kernel has {per_kernel} bytes")
-    address = regs[CNA.DCOMP_ADDR0]["decompress_addr0"]
-    regs.require(address % 16 == 0, CNA.DCOMP_ADDR0, hex(address), "16-byte aligned (npu.md §3.4)")
+    settings.check_aligned(regs, CNA.DCOMP_ADDR0)
     capacity = split["weight_bank"] * soc.cbuf_bank_bytes
     group = per_kernel * min(kernels, precision.kernel_group)
     limit = f"a kernel group of {group} bytes must fit the {capacity} bytes of {split['weight_bank']} weight banks"
     regs.require(group <= capacity, CNA.CBUF_CON0, f"weight_bank {split['weight_bank']}", limit)
     return Weights(
         precision=precision,
-        address=address,
+        address=regs[CNA.DCOMP_ADDR0]["decompress_addr0"],
         size=total,
         kernels=kernels,
         kernel=kernel,
@@ -260,13 +256,16 @@ def _check_channels(regs: TaskRegisters, front: Front) -> None:
     if front.weights.depthwise:
         known = precision.depthwise_group > 0
         regs.require(known, CNA.CONV_CON1, f"depthwise {precision.name}", "int8 or fp16: no other is known")
+    if features.pixel_channels:
+        limit = f"{precision.atom}: pixels fill one atom (F-27)"
+        regs.require(features.channels == precision.atom, CNA.DATA_SIZE1, features.channels, limit)
     whole = features.channels % precision.atom == 0
     limit = f"a multiple of {precision.atom} ({precision.name} channels of an atom)"
-    regs.require(whole or bool(features.pixel_channels), CNA.DATA_SIZE1, features.channels, limit)
+    regs.require(whole, CNA.DATA_SIZE1, features.channels, limit)
 
 
 def _check_cbuf(regs: TaskRegisters, front: Front, soc: Soc) -> None:
-    """Bank split, DATA_ENTRIES, and room for the rows of the task (npu.md §4)."""
+    """Bank split, DATA_ENTRIES, and room for the rows of the task (npu.md §4, F-32)."""
     split, features = regs[CNA.CBUF_CON0], front.features
     regs.require_zero(CNA.CBUF_CON0, "fc_data_bank", why="other values corrupt the features (S-77)")
     data, weight = split["data_bank"], split["weight_bank"]
@@ -289,12 +288,12 @@ def _check_cbuf(regs: TaskRegisters, front: Front, soc: Soc) -> None:
     limit = f"{features.height} rows of {entries * unit} bytes must fit the {room} bytes of {data} data banks"
     regs.require(need <= room, CNA.CBUF_CON0, f"data_bank {data}", limit)
     _check_slack(regs, front, need, room, soc)
-    if features.width == 1 and features.height < LINE_GROUP:  # S-69 against mtx and Mesa, which run such tasks
+    if features.width == 1 and features.height < LINE_GROUP:  # F-41: S-69 against mtx and Mesa
         regs.warn(f"{features.height} rows of width 1: below {LINE_GROUP} rows wrong results were seen")
 
 
 def _check_slack(regs: TaskRegisters, front: Front, need: int, room: int, soc: Soc) -> None:
-    """An almost full last bank of int8 columns gives garbage in the last rows (S-73, S-74)."""
+    """An almost full last bank of int8 columns gives garbage in the last rows (S-73, S-74, F-36)."""
     features = front.features
     if features.precision is not INT8 or features.width != 1:
         return

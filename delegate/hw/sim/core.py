@@ -1,7 +1,8 @@
 """CORE: the MAC array and its accumulators.
 
 Plain models: integers are summed exactly; floats are summed exactly in groups of one chunk of input channels, each
-group rounded once to single, and the groups added in single in the order the kernels are stored (S-66).
+group rounded once to single, and the groups added in single in the order the kernels are stored (S-66). The rare low
+results of one lane in 16 (S-67) are not modelled (F-58).
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate.hw.regs import CORE
+from delegate.hw.sim import settings
 from delegate.hw.sim.cna import Front, Window
+from delegate.hw.sim.fetch import pad_extent
 from delegate.hw.sim.numbers import Floats, Ints, Numbers, round_shift, saturate
+from delegate.hw.sim.precision import INT8
 from delegate.hw.sim.registers import TaskRegisters
 
-ACCUMULATOR_BITS = 34  # int8 and int4 (npu.md §1); int16 has 48
+ACCUMULATOR_BITS = 34  # int8 and int4 (npu.md §1, F-56); int16 has 48
 WIDE_ACCUMULATOR_BITS = 48
 CLOCK_HZ = 1_000_000_000  # the highest clock: what takes longer than the watchdog here does so on any board
 WATCHDOG_SECONDS = 0.5  # of a job (S-195)
@@ -37,6 +41,7 @@ class Core:
 
 def decode(regs: TaskRegisters, front: Front) -> Core:
     """The CORE's plan; raises SimulatorError where it contradicts the CNA."""
+    settings.check_core(regs)
     misc, size = regs[CORE.MISC_CFG], regs[CORE.DATAOUT_SIZE_0]
     precision = front.features.precision
     match = misc["proc_precision"] == precision.code
@@ -82,8 +87,19 @@ def _check_reach(regs: TaskRegisters, front: Front, core: Core) -> None:
     regs.require(inside, CORE.DATAOUT_SIZE_0, f"width {core.width}", limit)
 
 
+def check_pad_lanes(regs: TaskRegisters, front: Front, core: Core) -> None:
+    """int8 depthwise pads that differ between the two lowest bytes mean two things in two sources (F-30)."""
+    features, window = front.features, front.window
+    if features.precision is not INT8 or not front.weights.depthwise:
+        return
+    *_, below, right = pad_extent(features, window, (core.height, core.width))
+    low, second = window.pad_value & 0xFF, window.pad_value >> 8 & 0xFF
+    if low != second and max(*window.padding, below, right) > 0:
+        regs.warn(f"CNA.PAD_CON1 = {window.pad_value:#x}: unequal lanes in a depthwise convolution (S-36)")
+
+
 def _check_groups(regs: TaskRegisters, front: Front, core: Core) -> None:
-    """CHANNEL must be whole groups (S-190, S-191) and hold all kernels, not more than the last group is short of."""
+    """CHANNEL is whole groups (S-190, S-191, F-52) and holds all kernels, not more than the last group is short of."""
     precision, weights = front.features.precision, front.weights
     group = precision.depthwise_group if weights.depthwise else precision.kernel_group
     whole = core.channels % group == 0
@@ -95,7 +111,7 @@ def _check_groups(regs: TaskRegisters, front: Front, core: Core) -> None:
 
 
 def _check_time(regs: TaskRegisters, front: Front, core: Core) -> None:
-    """A task that needs longer than the watchdog allows even at the highest clock never completes (S-195)."""
+    """A task that needs longer than the watchdog allows even at the highest clock never completes (S-195, F-16)."""
     precision, window = front.features.precision, front.window
     depth = 1 if front.weights.depthwise else -(-front.features.channels // precision.chunk)
     group = precision.depthwise_group if front.weights.depthwise else precision.kernel_group
@@ -158,7 +174,7 @@ def accumulate_float(full: Floats, kernels: Floats, window: Window, core: Core, 
 
 
 def exact_products(left: Floats, right: Floats) -> Floats:
-    """left (p, n) times right (k, n) transposed: each sum of n products exact, rounded once to single (S-66).
+    """left (p, n) times right (k, n) transposed: each sum of n products exact, rounded once to single (S-66, F-57).
 
     A double sum that is not near the middle between two singles rounds to the right one; the others are summed with
     an error term.

@@ -1,4 +1,4 @@
-"""The simulator as a Device: memory, a kernel's queue of jobs, and up to three simulated cores.
+"""The simulator as a Device: memory, a kernel's queue of jobs, and up to three simulated cores (F-105).
 
 I/O addresses ascend from 0 in whole pages like the mainline driver's (S-201), with an unmapped page after each buffer
 so that an access past its end is seen.

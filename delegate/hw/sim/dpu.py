@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from delegate.hw.regs import DPU
-from delegate.hw.sim import writer
+from delegate.hw.regs import DPU, DPU_RDMA
+from delegate.hw.sim import settings, writer
 from delegate.hw.sim.core import Core
 from delegate.hw.sim.dpu_rdma import OPERAND_BITS, USE_ADD, USE_MULTIPLY, USE_PEND, Reader
 from delegate.hw.sim.lookup import Tables, decode_tables
@@ -100,6 +100,8 @@ class Dpu:
 def decode(regs: TaskRegisters, core: Core | None, precision: Precision | None, depthwise: bool) -> Dpu:
     """The plan; ``core`` and ``precision`` are None for a task without convolution. Raises SimulatorError."""
     flying = core is None
+    table = not regs[DPU.EW_CFG]["ew_lut_bypass"] and not regs[DPU.EW_CFG]["ew_bypass"]
+    settings.check_dpu(regs, table)
     _check_mode(regs, flying, depthwise)
     given, process, out = _formats(regs, precision)
     width, height = regs[DPU.DATA_CUBE_WIDTH]["width"] + 1, regs[DPU.DATA_CUBE_HEIGHT]["height"] + 1
@@ -113,7 +115,6 @@ def decode(regs: TaskRegisters, core: Core | None, precision: Precision | None, 
         for got, want, register in sizes:
             regs.require(got == want, register, got, f"the CORE's {want}")
     _check_lanes(regs, channels, flying)
-    table = not regs[DPU.EW_CFG]["ew_lut_bypass"] and not regs[DPU.EW_CFG]["ew_bypass"]
     dpu = Dpu(
         flying=flying,
         integer=process.integer,
@@ -136,12 +137,9 @@ def decode(regs: TaskRegisters, core: Core | None, precision: Precision | None, 
 
 def _check_mode(regs: TaskRegisters, flying: bool, depthwise: bool) -> None:
     mode = regs[DPU.FEATURE_MODE_CFG]
-    regs.require_zero(DPU.FEATURE_MODE_CFG, "comb_use", "tp_en", "rgp_type", "nonalign", "surf_len", why="S-163")
-    regs.require_zero(DPU.DATA_FORMAT, "mc_surf_out")
-    regs.require_zero(DPU.DATA_CUBE_HEIGHT, "minmax_ctl")
     limit = "1 exactly for tasks that fire no CORE"
     regs.require(bool(mode["flying_mode"]) == flying, DPU.FEATURE_MODE_CFG, f"flying_mode {mode['flying_mode']}", limit)
-    match = (mode["conv_mode"] == 3) == depthwise
+    match = mode["conv_mode"] == (3 if depthwise else 0)  # F-118
     regs.require(match, DPU.FEATURE_MODE_CFG, f"conv_mode {mode['conv_mode']}", "the CNA's")
     limit = "2: to memory; the way to the PPU is not known to work (S-180)"
     regs.require(mode["output_mode"] == 2, DPU.FEATURE_MODE_CFG, f"output_mode {mode['output_mode']}", limit)
@@ -158,13 +156,15 @@ def _formats(regs: TaskRegisters, precision: Precision | None) -> tuple[Format, 
         code = DPU_CODE[precision.code]
         regs.require(given.code == code == process.code, DPU.DATA_FORMAT, value, f"the CORE's {precision.name}")
     else:
-        regs.require(given.integer == process.integer, DPU.DATA_FORMAT, value, "both integer or both float")
+        regs.require(
+            given is process, DPU.DATA_FORMAT, value, "the same: the whole bundle is of one type (S-106, F-114)"
+        )
     return given, process, out
 
 
 def _check_lanes(regs: TaskRegisters, channels: int, flying: bool) -> None:
     original = regs[DPU.DATA_CUBE_CHANNEL]["orig_channel"] + 1
-    limit = f"CHANNEL {channels}: otherwise only lane 0 of each atom is right (S-109)"
+    limit = f"CHANNEL {channels}: otherwise only lane 0 of each atom is right (S-109, F-83)"
     regs.require(original == channels or not flying, DPU.DATA_CUBE_CHANNEL, f"orig_channel {original}", limit)
     limit = f"at most CHANNEL {channels}"
     regs.require(original <= channels, DPU.DATA_CUBE_CHANNEL, f"orig_channel {original}", limit)
@@ -202,9 +202,8 @@ def _scaling(regs: TaskRegisters, prefix: str) -> Scaling | None:
 
 
 def _pend(regs: TaskRegisters, core: Core | None, precision: Precision | None) -> Pend | None:
-    """CPEND, if it is active. Only int8 convolutions written as int8 are known to have it (S-24, S-26, S-28)."""
+    """CPEND, if it is active. Only int8 convolutions written as int8 are known to have it (S-24, S-26, S-28, F-64)."""
     config = regs[DPU.BS_OW_CFG]
-    regs.require_zero(DPU.BS_OW_CFG, "rgp_cnter", why="the regrouper gives zeros (S-163)")
     if core is None or precision is None or config["od_bypass"]:
         return None
     factor = regs[DPU.BS_OW_OP]["ow_op"]
@@ -297,7 +296,7 @@ def _output(regs: TaskRegisters, out: Format) -> Output:
     return Output(
         out,
         scale["out_cvt_scale"],
-        shift["out_cvt_shift"] & 0x3F,  # six bits act (S-03)
+        shift["out_cvt_shift"],
         regs[DPU.OUT_CVT_OFFSET]["out_cvt_offset"],
         bool(shift["cvt_round"]),
         bool(shift["cvt_type"]),
@@ -306,7 +305,7 @@ def _output(regs: TaskRegisters, out: Format) -> Output:
 
 
 def _check_formats(regs: TaskRegisters, dpu: Dpu, precision: Precision | None, core: Core | None) -> None:
-    """Which formats may be written from which (npu.md §5.6, C-21), and what the float converter is known to do."""
+    """Which formats may be written from which (npu.md §5.6, C-21, F-77), and what the float converter can do."""
     out = dpu.output
     if not dpu.integer:
         known = out.format.name in ("fp16", "fp32", "bf16") or (dpu.norm is not None and out.format.name == "int16")
@@ -360,7 +359,11 @@ def _check_reader(regs: TaskRegisters, dpu: Dpu, reader: Reader) -> None:
         regs.require(got == want, register, want, f"DPU_RDMA's {got}")
     if reader.main:
         limit = f"DPU_RDMA's {reader.main.format.name}"
-        regs.require(reader.main.format == dpu.input, DPU.DATA_FORMAT, f"in {dpu.input.name}", limit)
+        regs.require(reader.main.format is dpu.input, DPU.DATA_FORMAT, f"in {dpu.input.name}", limit)
+    if reader.main or reader.operand:
+        code = regs[DPU_RDMA.RDMA_FEATURE_MODE_CFG]["proc_precision"]
+        limit = f"the DPU's {dpu.process.code} (S-106)"
+        regs.require(code == dpu.process.code, DPU_RDMA.RDMA_FEATURE_MODE_CFG, f"proc_precision {code}", limit)
     config = regs[DPU.EW_CFG]
     if not (dpu.elementwise and dpu.elementwise.source == "memory" and reader.operand):
         return

@@ -9,6 +9,7 @@ import numpy as np
 from delegate.errors import SimulatorError
 from delegate.hw.registers import Register
 from delegate.hw.regs import DPU_RDMA
+from delegate.hw.sim import settings
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.numbers import Numbers, Stored, bfloat_to_float
 from delegate.hw.sim.precision import FORMATS, Format
@@ -16,7 +17,7 @@ from delegate.hw.sim.registers import TaskRegisters
 
 RESIDUAL = 5  # COMB_USE: main and operand DMA share one operand, surface by surface (npu.md §5.4 a)
 ALONE = (0, 4)  # COMB_USE of a task with its own operand; with bit 0 set it never completes (S-109)
-SMALLEST_PLANE = 12  # pixels; a fused operand of fewer was seen to fail (S-111)
+SMALLEST_PLANE = 12  # pixels; a fused operand of fewer was seen to fail (S-111, F-68)
 USE_ADD, USE_PEND, USE_MULTIPLY = 1, 2, 4  # bits of DATA_USE
 RECORD = USE_ADD | USE_PEND | USE_MULTIPLY
 RECORD_BYTES, RECORD_CHANNELS = 64, 8  # S-17
@@ -70,13 +71,10 @@ class Reader:
 def decode(regs: TaskRegisters, flying: bool, depthwise: bool) -> Reader:
     """The plan of DPU_RDMA; raises SimulatorError where the silicon would hang or where its behaviour is unknown."""
     mode, erdma = regs[DPU_RDMA.RDMA_FEATURE_MODE_CFG], regs[DPU_RDMA.RDMA_ERDMA_CFG]
-    regs.require_zero(DPU_RDMA.RDMA_SRC_DMA_CFG, why="un-pooling is not known on this chip")
-    regs.require_zero(DPU_RDMA.RDMA_PAD_CFG, why="un-pooling is not known on this chip")
-    regs.require_zero(DPU_RDMA.RDMA_DATA_CUBE_HEIGHT, "ew_line_notch_addr")
-    regs.require_zero(DPU_RDMA.RDMA_ERDMA_CFG, "erdma_surf_mode", "erdma_nonalign")
+    settings.check_dpu_rdma(regs)
     match = bool(mode["flying_mode"]) == flying
     regs.require(match, DPU_RDMA.RDMA_FEATURE_MODE_CFG, f"flying_mode {mode['flying_mode']}", "the DPU's")
-    match = (mode["conv_mode"] == 3) == depthwise
+    match = mode["conv_mode"] == (3 if depthwise else 0)
     regs.require(match, DPU_RDMA.RDMA_FEATURE_MODE_CFG, f"conv_mode {mode['conv_mode']}", "the CNA's")
     width = regs[DPU_RDMA.RDMA_DATA_CUBE_WIDTH]["width"] + 1
     height = regs[DPU_RDMA.RDMA_DATA_CUBE_HEIGHT]["height"] + 1
@@ -90,15 +88,18 @@ def decode(regs: TaskRegisters, flying: bool, depthwise: bool) -> Reader:
     main = None
     if flying:
         notch = regs[DPU_RDMA.RDMA_SURF_NOTCH]["surf_notch_addr"] * 16
+        settings.check_aligned(regs, DPU_RDMA.RDMA_SRC_BASE_ADDR)
         source = regs[DPU_RDMA.RDMA_SRC_BASE_ADDR]["src_base_addr"]
         main = Main(_format(regs, mode["in_precision"]), source, plane + notch)
+        widens = bool(mode["mrdma_fp16tofp32_en"]) and main.format.integer  # fp16 runs with either (F-111)
+        regs.require(not widens, DPU_RDMA.RDMA_FEATURE_MODE_CFG, "mrdma_fp16tofp32_en 1", "0 for integers")
     scale = _lane(regs, "BRDMA", DPU_RDMA.RDMA_BRDMA_CFG, DPU_RDMA.RDMA_BS_BASE_ADDR, "brdma", "bs_base_addr")
     norm = _lane(regs, "NRDMA", DPU_RDMA.RDMA_NRDMA_CFG, DPU_RDMA.RDMA_BN_BASE_ADDR, "nrdma", "bn_base_addr")
     return Reader(width, height, channels, main, scale, norm, operand)
 
 
 def _check_feeds(regs: TaskRegisters, flying: bool, comb: int, armed: bool) -> None:
-    """The conditions under which the core waits forever for a stream (S-109, S-114)."""
+    """The conditions under which the core waits forever for a stream (S-109, S-114, F-66)."""
     disabled = regs[DPU_RDMA.RDMA_FEATURE_MODE_CFG]["mrdma_disable"]
     if flying:
         regs.require(not disabled, DPU_RDMA.RDMA_FEATURE_MODE_CFG, "mrdma_disable 1", "0: the main feed is MRDMA")
@@ -126,9 +127,11 @@ def _lane(regs: TaskRegisters, name: str, config: Register, base: Register, pref
     fields = regs[config]
     use = 0 if fields[f"{prefix}_disable"] else fields[f"{prefix}_data_use"]
     if name == "NRDMA" and use & USE_MULTIPLY and use != USE_MULTIPLY:
-        raise regs.refuse(config, f"data_use {use}", "no multiplier beside an addend: it never completes (S-31)")
+        raise regs.refuse(config, f"data_use {use}", "no multiplier beside an addend: it never completes (S-31, F-69)")
     known = (0, USE_ADD, USE_MULTIPLY, RECORD) if name == "BRDMA" else (0, USE_ADD, USE_MULTIPLY)
     regs.require(use in known, config, f"data_use {use}", f"one of {known}: other layouts are not known")
+    if use:
+        settings.check_aligned(regs, base)
     return Lane(name, use, regs[base][label] if use else 0)
 
 
@@ -136,7 +139,7 @@ def _operand(regs: TaskRegisters, plane: int, comb: bool) -> Operand:
     erdma, mode = regs[DPU_RDMA.RDMA_ERDMA_CFG], regs[DPU_RDMA.RDMA_FEATURE_MODE_CFG]
     bits = OPERAND_BITS.get(erdma["erdma_data_size"])
     per_pixel = erdma["erdma_data_mode"]
-    regs.require(per_pixel in (0, 1), DPU_RDMA.RDMA_ERDMA_CFG, f"data_mode {per_pixel}", "0 or 1 (S-160)")
+    regs.require(per_pixel in (0, 1), DPU_RDMA.RDMA_ERDMA_CFG, f"data_mode {per_pixel}", "0 or 1 (S-160, F-85)")
     process = FORMATS.get(mode["proc_precision"])
     integer = process is None or process.integer
     formats = {(8, True): 0, (16, True): 1, (32, True): 4, (16, False): mode["proc_precision"], (32, False): 5}
@@ -147,7 +150,9 @@ def _operand(regs: TaskRegisters, plane: int, comb: bool) -> Operand:
     stride = regs[DPU_RDMA.RDMA_EW_SURF_STRIDE]["ew_surf_stride"] * 16
     notch = regs[DPU_RDMA.RDMA_EW_SURF_NOTCH]["ew_surf_notch"] * 16
     main_notch = regs[DPU_RDMA.RDMA_SURF_NOTCH]["surf_notch_addr"] * 16
+    settings.check_aligned(regs, DPU_RDMA.RDMA_EW_BASE_ADDR)
     if comb:
+        settings.check_aligned(regs, DPU_RDMA.RDMA_SRC_BASE_ADDR)
         limit = "not 0: the first atom would be used everywhere (S-111)"
         regs.require(stride > 0, DPU_RDMA.RDMA_EW_SURF_STRIDE, stride, limit)
         regs.require(bool(per_pixel), DPU_RDMA.RDMA_ERDMA_CFG, "data_mode 0", "1 with COMB_USE 5")
@@ -232,9 +237,11 @@ class LaneValues:
 
 
 def read_lane(memory: AddressSpace, lane: Lane, channels: int, integer: bool, task: str) -> LaneValues:
-    """The operands of BS or BN (S-17, S-156)."""
+    """The operands of BS or BN (S-17, S-156, F-61)."""
     what = f"{task}: {lane.name} operands"
     if lane.use == RECORD:
+        if not integer:
+            raise SimulatorError(f"{task}: {lane.name} records of several operands: integers only (S-157, F-119)")
         records = -(-channels // RECORD_CHANNELS)
         raw = memory.bytes(lane.address, records * RECORD_BYTES, what).reshape(records, RECORD_BYTES)
         add = np.ascontiguousarray(raw[:, :32]).view(np.int32)

@@ -1,10 +1,9 @@
-"""Fast path of int8 convolutions: matrix products in BLAS floats and an epilogue in doubles, block by block.
+"""Fast path of int8 convolutions: matrix products in BLAS floats; the DPU's stages follow in ``epilogue``.
 
 Why it is exact: a sum of int8 products is an integer, and a float holds every integer below 2**24 (a double below
 2**53), so the products are right as long as 128 * sum |w| stays below that, which is checked for the kernels at hand.
-The DPU's integers are below 2**32, its multipliers below 2**15: their products are exact in doubles, scaling by a power
-of two is exact, and rint rounds ties to even like the chip (S-04). Everything else takes the plain path, which the
-tests compare with this one bit for bit. Native kernels can take the place of ``_direct`` and ``_depthwise``.
+Everything else takes the plain path, which the tests compare with this one bit for bit. Native kernels can take the
+place of ``_direct`` and ``_depthwise``.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from delegate.hw.sim import dpu_rdma, fetch, writer
+from delegate.hw.sim import dpu_rdma, epilogue, fetch, writer
 from delegate.hw.sim.dpu import ADD
 from delegate.hw.sim.dpu_rdma import LaneValues
+from delegate.hw.sim.epilogue import BLOCK, INT32_LIMIT, Doubles, Epilogue, Int8s
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.numbers import Numbers
 from delegate.hw.sim.precision import INT8
@@ -25,30 +24,17 @@ from delegate.hw.sim.precision import INT8
 if TYPE_CHECKING:
     from delegate.hw.sim.passes import Buffers, Convolution, Kernels
 
-Int8s = npt.NDArray[np.int8]
-Doubles = npt.NDArray[np.float64]
 ATOM = 16  # int8 elements; moved as one complex double, which numpy copies as 16 bytes
-FLOAT_EXACT, DOUBLE_EXACT, INT32_LIMIT = 2.0**24, 2.0**53, 2.0**31
-BLOCK = 1 << 16  # elements of an epilogue block; doubles of it stay in the cache
+FLOAT_EXACT, DOUBLE_EXACT = 2.0**24, 2.0**53
 COLUMNS = 1 << 21  # floats of gathered input for one product
 
 
 def suits(pass_: Convolution) -> bool:
     """Whether the fast path knows everything this task does."""
-    front, plan, stage, output = pass_.front, pass_.dpu, pass_.dpu.elementwise, pass_.dpu.output
-    features, scale = front.features, pass_.dpu.scale
+    front, plan, features = pass_.front, pass_.dpu, pass_.front.features
     simple = features.precision is INT8 and not features.pixel_channels and features.converter is None
     simple = simple and not features.reuse and front.window.upsampling == (1, 1) and not pass_.core.away_from_zero
-    simple = simple and plan.norm is None and plan.tables is None and not plan.writer.transposed
-    simple = simple and output.format.name == "int8" and not output.away_from_zero
-    if scale is not None:
-        simple = simple and scale.algorithm in (None, ADD) and not scale.prelu and scale.relux is None
-        simple = simple and (not scale.multiply or scale.multiply_source == "memory")
-        simple = simple and (scale.algorithm is None or scale.alu_source == "memory")
-    if stage is not None:
-        simple = simple and stage.algorithm == ADD and stage.source == "memory" and not stage.away_from_zero
-        simple = simple and not stage.relu
-    return simple
+    return simple and not plan.writer.transposed and epilogue.suits(plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +78,9 @@ class FastConvolution:
         if plain.dpu.elementwise is not None:
             assert plain.reader is not None
             operand = dpu_rdma.read_operand(memory, plain.reader, task).astype(np.float64)
+        finish = epilogue.prepare(plain.dpu, plain.core.truncate, lanes.add, lanes.multiply, reach)
         run = self._depthwise if plain.front.weights.depthwise else self._direct
-        run(memory, copy, matrix, lanes, operand, task)
+        run(memory, copy, matrix, finish, operand, task)
 
     def _lanes(self, memory: AddressSpace, task: str) -> Lanes:
         plan, reader = self.plain.dpu, self.plain.reader
@@ -137,7 +124,7 @@ class FastConvolution:
         return matrix
 
     def _direct(
-        self, memory: AddressSpace, copy: Int8s, matrix: Matrix, lanes: Lanes, operand: Doubles | None, task: str
+        self, memory: AddressSpace, copy: Int8s, matrix: Matrix, finish: Epilogue, operand: Doubles | None, task: str
     ) -> None:
         """Products of gathered rows with the kernel matrix, then the epilogue, for blocks of output rows."""
         plain, core, window = self.plain, self.plain.core, self.plain.front.window
@@ -165,11 +152,11 @@ class FastConvolution:
             sums = columns.reshape(count * core.width, depth) @ matrix.values
             first = top * core.width
             part = slice(first, first + len(sums))
-            self._finish(sums, lanes, operand[part] if operand is not None else None, matrix.bound, result[part])
+            epilogue.finish(sums, finish, operand[part] if operand is not None else None, result[part])
         _scatter(memory, plain.dpu.writer, result, task)
 
     def _depthwise(
-        self, memory: AddressSpace, copy: Int8s, matrix: Matrix, lanes: Lanes, operand: Doubles | None, task: str
+        self, memory: AddressSpace, copy: Int8s, matrix: Matrix, finish: Epilogue, operand: Doubles | None, task: str
     ) -> None:
         """Tap by tap over rows of whole channels."""
         plain, core, window = self.plain, self.plain.core, self.plain.front.window
@@ -197,55 +184,8 @@ class FastConvolution:
             every = np.zeros((count * core.width, plain.dpu.channels), kind)
             every[:, :channels] = sums.reshape(count * core.width, channels)
             part = slice(top * core.width, (top + count) * core.width)
-            self._finish(every, lanes, operand[part] if operand is not None else None, matrix.bound, result[part])
+            epilogue.finish(every, finish, operand[part] if operand is not None else None, result[part])
         _scatter(memory, plain.dpu.writer, result, task)
-
-    def _finish(self, sums: Numbers, lanes: Lanes, operand: Doubles | None, bound: float, result: Int8s) -> None:
-        """BS, EW and OUT_CVT on sums (pixels, channels) into ``result``, in blocks."""
-        plan, scale = self.plain.dpu, self.plain.dpu.scale
-        output = plan.output
-        factor = output.scale * 2.0**-output.shift
-        step = max(1, BLOCK // sums.shape[1])
-        work = np.empty((step, sums.shape[1]))
-        for first in range(0, len(sums), step):
-            part = slice(first, min(first + step, len(sums)))
-            values = work[: part.stop - part.start]
-            if self.plain.core.truncate:
-                np.multiply(sums[part], 2.0**-self.plain.core.truncate, out=values)
-                np.rint(values, out=values)
-                values += lanes.add
-            else:
-                np.add(sums[part], lanes.add, out=values)
-            if lanes.multiply is not None and scale is not None:
-                np.multiply(values, lanes.multiply, out=values)
-                if scale.shift_negative == scale.shift:
-                    np.multiply(values, 2.0**-scale.shift, out=values)
-                else:
-                    values *= np.where(values < 0, 2.0**-scale.shift_negative, 2.0**-scale.shift)
-                np.rint(values, out=values)
-                np.clip(values, -INT32_LIMIT, INT32_LIMIT - 1, out=values)
-            if scale is not None and scale.relu:
-                np.maximum(values, 0.0, out=values)
-            if operand is not None:
-                values += self._converted(operand[part])
-                np.clip(values, -INT32_LIMIT, INT32_LIMIT - 1, out=values)
-            np.multiply(values, factor, out=values)
-            np.rint(values, out=values)
-            np.add(values, output.offset, out=values)
-            np.maximum(values, -128.0, out=values)
-            np.minimum(values, 127.0, out=values)
-            result[part] = values
-
-    def _converted(self, operand: Doubles) -> Doubles:
-        """The EW operand converter in doubles; see stages.convert_operand."""
-        stage = self.plain.dpu.elementwise
-        assert stage is not None
-        if not stage.convert:
-            return operand
-        before, after = (stage.offset, 0) if stage.add_first else (0, stage.offset)
-        converted = np.rint((operand + before) * (stage.scale * 2.0**-stage.shift)) + after
-        clipped: Doubles = np.clip(converted, -INT32_LIMIT, INT32_LIMIT - 1)
-        return clipped
 
 
 def _gather(stored: Int8s) -> Int8s:

@@ -123,8 +123,15 @@ def pad_extent(features: Features, window: Window, output: tuple[int, int]) -> t
     return sizes[0], sizes[1], after[0], after[1]
 
 
+def padded_elements(features: Features, window: Window, output: tuple[int, int]) -> int:
+    """How many elements ``padded`` returns."""
+    height, width, below, right = pad_extent(features, window, output)
+    top, left = window.padding
+    return (top + height + max(below, 0)) * (left + width + max(right, 0)) * features.channels
+
+
 def padded(numbers: Numbers, features: Features, window: Window, output: tuple[int, int], pads: Numbers) -> Numbers:
-    """Features with all padding the windows of ``output`` (height, width) reach, (height, width, channels)."""
+    """Features with all padding the windows of ``output`` (height, width) reach, (height, width, channels) (F-31)."""
     height, width, below, right = pad_extent(features, window, output)
     top, left = window.padding
     full = np.empty((top + height + max(below, 0), left + width + max(right, 0), features.channels), numbers.dtype)
@@ -137,7 +144,7 @@ def padded(numbers: Numbers, features: Features, window: Window, output: tuple[i
 
 
 def unpack_weights(stored: Bytes, weights: Weights) -> Numbers:
-    """Packed kernels to (kernels, kh, kw, channels), or (1, kh, kw, channels) for depthwise.
+    """Packed kernels to (kernels, kh, kw, channels), or (1, kh, kw, channels) for depthwise (F-37).
 
     Order outer to inner [kernels/G][channels/chunk][kh][kw][G][chunk], depthwise [channels/G][kh][kw][G]; the last
     group and chunk are as short as what is left (npu.md §3.4, S-44, S-45, C-22).

@@ -1,6 +1,7 @@
 """The DPU's lookup tables: two tables of 513 entries, linear interpolation, slopes outside (npu.md §6, S-117 to S-123).
 
-How the silicon rounds inside an interpolation is not known; ``evaluate`` interpolates ideally (F-90).
+How the silicon rounds inside an interpolation is not known; ``evaluate`` interpolates ideally (F-90), and without the
+spikes of S-120 to S-122 (F-94).
 """
 
 from __future__ import annotations

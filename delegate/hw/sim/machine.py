@@ -1,19 +1,20 @@
 """One simulated NPU core: PC, which fetches command streams, and the pass through the blocks each stream fires.
 
 A stream is decoded once for each register state it meets (all checks are made then); later runs find the decoded task
-by the bytes of the stream and the state, both compared in full.
+by the bytes of the stream and the state, both compared in full. Registers survive tasks and jobs (F-12); a task sees
+all that those before it wrote (F-13).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from delegate.errors import RegisterError, SimulatorError
-from delegate.hw.regcmd import Command, fire_names, parse_word
-from delegate.hw.registers import Register
+from delegate.hw.regcmd import SYNC_TARGET, Command, fire_names, parse_word
+from delegate.hw.registers import Block, Register, split
 from delegate.hw.regs import CNA, CORE, DPU, PC
 from delegate.hw.sim import lookup
 from delegate.hw.sim.memory import AddressSpace
@@ -34,11 +35,13 @@ class Decoded:
     """A stream met in a state: what it fires, the state after it, and where PC goes next."""
 
     run: Pass
+    registers: TaskRegisters  # what the fired blocks execute
     state: CoreState
     state_id: int
     link: int | None  # address of the next stream
     link_words: int  # words that will be fetched there
     words: int  # up to the fire word, included
+    unarmed: tuple[str, ...]  # fired blocks in ping-pong whose S_POINTER the stream does not write
     warnings: tuple[str, ...]
 
 
@@ -53,19 +56,28 @@ class Stream:
     synced: bool = False
     table_config: dict[str, int] | None = None
     table_position: int = 0
+    armed: set[type[Block]] = field(default_factory=set)  # blocks whose S_POINTER is written
     warnings: list[str] = field(default_factory=list)
 
 
 class Machine:
     """A core with its register files and CBUF, over an address space that may be shared with others.
 
-    ``warnings`` collects what silicon tolerates but programs should not do.
+    ``warnings`` collects what silicon tolerates but programs should not do; ``observe`` is shown each task that is
+    about to run.
     """
 
-    def __init__(self, memory: AddressSpace, soc: Soc = RK3588, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        memory: AddressSpace,
+        soc: Soc = RK3588,
+        options: Options | None = None,
+        observe: Callable[[Decoded], None] | None = None,
+    ) -> None:
         self.memory = memory
         self.soc = soc
         self.options = options or Options()
+        self.observe = observe
         self.warnings: dict[str, int] = {}
         self.tasks = 0  # fired since the start, for messages
         self._decoded: dict[tuple[int, bytes], Decoded] = {}
@@ -80,13 +92,13 @@ class Machine:
         self._buffers.forget()
 
     def begin_job(self) -> None:
-        """A new job: CBUF contents are not to be relied on (S-76), tables are gone (C-1)."""
+        """A new job: CBUF contents are not to be relied on (S-76), tables are gone (C-1, F-93)."""
         self._buffers.forget()
         if self._state.tables != LookupTables():
             self._set_state(replace(self._state, tables=LookupTables()))
 
     def run_chain(self, address: int, words: int, tasks: int) -> None:
-        """One start of PC: ``tasks`` streams, the first of ``words`` 64-bit words; raises SimulatorError.
+        """One start of PC: ``tasks`` streams, the first of ``words`` 64-bit words; raises SimulatorError (F-08).
 
         After an error the core must be reset, as the kernel's watchdog does.
         """
@@ -95,8 +107,13 @@ class Machine:
             task = f"task {self.tasks} (stream {address:#x})"
             self.tasks += 1
             decoded = self._fetch(address, words, task)
+            if index and decoded.unarmed:
+                names = ", ".join(decoded.unarmed)
+                raise SimulatorError(f"{task}: chained, but S_POINTER of {names} is not written again (S-101, F-116)")
             for warning in decoded.warnings:
                 self.warn(warning)
+            if self.observe is not None:
+                self.observe(decoded)
             decoded.run.run(self.memory, self._buffers, task)
             self._state, self._state_id = decoded.state, decoded.state_id
             if index + 1 == tasks:
@@ -163,6 +180,8 @@ class Machine:
             if command.kind == "fire":
                 return self._fire(stream, command.value, index + 1, task)
             if command.kind == "sync":
+                if split(word) != (SYNC_TARGET, 0, 0):
+                    raise SimulatorError(f"{task}: word {index} = {word:#018x}: a sync word carries nothing (F-10)")
                 stream.synced = True
             elif command.register is not None:
                 write_register(stream, command.register, command, f"{task}: word {index}")
@@ -188,11 +207,17 @@ class Machine:
         state = CoreState(after, stream.tables)
         state_id = self._identify(state)
         # The amount counts pairs of words, less one (npu.md §2.2).
-        return Decoded(work, state, state_id, stream.link, 2 * (stream.amount + 1), words, tuple(stream.warnings))
+        amount = 2 * (stream.amount + 1)
+        unarmed = tuple(
+            block.__name__
+            for block in fired
+            if block not in (CNA, CORE) and blocks[block].executer_toggles and block not in stream.armed
+        )
+        return Decoded(work, registers, state, state_id, stream.link, amount, words, unarmed, tuple(stream.warnings))
 
 
 def write_register(stream: Stream, register: Register, command: Command, where: str) -> None:
-    """One register write of a stream; raises SimulatorError for writes that a stream must not make."""
+    """One register write of a stream; raises SimulatorError for writes that a stream must not make (F-07)."""
     block = register.block
     unnamed = command.value & ~register.known_mask & ~IGNORED_BITS.get(register, 0)
     if unnamed:
@@ -212,6 +237,7 @@ def write_register(stream: Stream, register: Register, command: Command, where: 
             raise SimulatorError(f"{where}: {register.full_name} belongs to the kernel: the job never finishes (S-92)")
         blocks = dict(stream.state.blocks)
         blocks[block] = blocks[block].set_pointer(register.decode(command.value))
+        stream.armed.add(block)
         stream.state = CoreState(blocks, stream.state.tables)
         return
     if register is DPU.LUT_ACCESS_CFG:

@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from delegate.errors import SimulatorError
+from delegate.hw.registers import Register
+from delegate.hw.regs import CORE, DPU, PPU
 from delegate.hw.sim import cna, core, dpu, dpu_rdma, fast, fetch, ppu, stages, writer
 from delegate.hw.sim.cna import Front, Weights
 from delegate.hw.sim.dpu_rdma import LaneValues, Reader
@@ -28,6 +30,7 @@ KNOWN_FIRES = (
     frozenset({"DPU", "DPU_RDMA"}),
     frozenset({"PPU", "PPU_RDMA"}),
 )
+LARGEST_WORK = 1 << 27  # elements of an intermediate array: 1 GiB of int64; no real task comes near (F-113)
 KEPT_LIMIT = 64 << 20  # bytes of packed kernels that are kept; what fast paths derive is some four times as much
 
 
@@ -199,24 +202,38 @@ class Options:
     pad_lanes: bool = False  # PAD_CON1 by byte lanes in depthwise convolutions (S-36) instead of its low byte (F-30)
 
 
+def _check_work(regs: TaskRegisters, register: Register, elements: int) -> None:
+    """Sizes that this machine could not hold are refused before anything is allocated (F-113)."""
+    limit = f"{elements} elements are more than the {LARGEST_WORK} that the simulator holds"
+    regs.require(elements <= LARGEST_WORK, register, regs.value(register), limit)
+
+
 def decode_pass(regs: TaskRegisters, fired: frozenset[str], soc: Soc, options: Options) -> Pass:
     """The pass that the fired blocks make together; raises SimulatorError for a set that is not known to run."""
     if fired not in KNOWN_FIRES:
         names = ", ".join("|".join(sorted(known)) for known in KNOWN_FIRES)
         raise SimulatorError(f"{regs.task}: fire word starts {'|'.join(sorted(fired)) or 'nothing'}: known are {names}")
     if "PPU" in fired:
-        return ppu.decode(regs)
+        pooling = ppu.decode(regs)
+        _check_work(regs, PPU.DATA_CUBE_OUT_CHANNEL, pooling.elements)
+        return pooling
     if "CNA" not in fired:
         plan = dpu.decode(regs, None, None, False)
         reader = dpu_rdma.decode(regs, True, False)
         dpu.check_operands(regs, plan, reader)
+        _check_work(regs, DPU.DATA_CUBE_CHANNEL, plan.width * plan.height * plan.channels)
         return Flying(plan, reader)
     front = cna.decode(regs, soc)
     array = core.decode(regs, front)
+    core.check_pad_lanes(regs, front, array)
     depthwise = front.weights.depthwise
     plan = dpu.decode(regs, array, front.features.precision, depthwise)
     reader_or_none = dpu_rdma.decode(regs, False, depthwise) if "DPU_RDMA" in fired else None
     dpu.check_operands(regs, plan, reader_or_none)
+    _check_work(regs, DPU.DATA_CUBE_CHANNEL, plan.width * plan.height * plan.channels)
+    _check_work(
+        regs, CORE.DATAOUT_SIZE_0, fetch.padded_elements(front.features, front.window, (plan.height, plan.width))
+    )
     convolution = Convolution(front, array, plan, reader_or_none, options.pad_lanes)
     if options.plain or not fast.suits(convolution):
         return convolution

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from delegate.hw.regs import PPU, PPU_RDMA
+from delegate.hw.sim import settings
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.numbers import Numbers, round_shift, saturate
 from delegate.hw.sim.precision import FORMATS, Format
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from delegate.hw.sim.passes import Buffers
 
 AVERAGE, MAXIMUM, MINIMUM = 0, 1, 2
-STORAGE = {8: (1, 2), 16: (2,)}  # PPU_RDMA IN_PRECISION for bits of an element (S-129, S-130)
+STORAGE = {8: (1, 2), 16: (2,)}  # PPU_RDMA IN_PRECISION for bits of an element (S-129, F-103)
 PAD_BITS = {"int8": 19, "int16": 19, "fp16": 16}  # of PADDING_VALUE_1 that hold the value (npu.md §7)
 
 
@@ -45,8 +46,13 @@ class Pooling:
     def surfaces(self) -> int:
         return -(-self.channels // self.format.atom)
 
+    @property
+    def elements(self) -> int:
+        """Elements of all taps together."""
+        return self.output[0] * self.output[1] * self.channels * self.kernel[0] * self.kernel[1]
+
     def run(self, memory: AddressSpace, buffers: Buffers, task: str) -> None:
-        """Pools all surfaces; the pads always count (S-176)."""
+        """Pools all surfaces; the pads always count (S-176, F-100)."""
         atom, dtype = (
             self.format.atom,
             np.dtype({"int8": np.int8, "int16": np.int16, "fp16": np.float16}[self.format.name]),
@@ -56,8 +62,10 @@ class Pooling:
         out = memory.strided(self.target, shape, strides, dtype, f"{task}: PPU output")
         shape, strides = (self.surfaces, *self.size, atom), (self.surface_pitch, self.line_pitch, 16, size)
         stored = memory.strided(self.source, shape, strides, dtype, f"{task}: PPU input")
-        numbers = stored.astype(np.int64 if self.format.integer else np.float32)
         top, bottom, left, right = self.padding
+        reach = [(o - 1) * s + k for o, s, k in zip(self.output, self.stride, self.kernel, strict=True)]
+        stored = stored[:, : max(1, reach[0] - top), : max(1, reach[1] - left)]  # what no window sees is not read
+        numbers = stored.astype(np.int64 if self.format.integer else np.float32)
         full = np.pad(numbers, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=self.pad_value)
         taps = [
             full[
@@ -73,7 +81,7 @@ class Pooling:
             out[...] = self.reduce(taps).astype(dtype)
 
     def reduce(self, taps: list[Numbers]) -> Numbers:
-        """All taps of the window to one value each."""
+        """All taps of the window to one value each (F-101)."""
         result: Numbers
         if self.method == MAXIMUM:
             result = np.maximum.reduce(taps)
@@ -89,7 +97,7 @@ class Pooling:
 
 
 def float17(bits: int) -> float:
-    """A 17-bit float: sign, 6 exponent bits with bias 31, 10 mantissa bits (S-173)."""
+    """A 17-bit float: sign, 6 exponent bits with bias 31, 10 mantissa bits (S-173, F-102)."""
     exponent, mantissa = bits >> 10 & 0x3F, bits & 0x3FF
     value = (1 + mantissa / 1024) * 2.0 ** (exponent - 31) if exponent else mantissa / 1024 * 2.0**-30
     return -value if bits >> 16 else value
@@ -104,10 +112,7 @@ def decode(regs: TaskRegisters) -> Pooling:
         "flying_mode 0",
         "1: the way from the DPU is unproven (S-180)",
     )
-    regs.require_zero(PPU.OPERATION_MODE_CFG, "notch_addr", why="it corrupts the output (S-175)")
-    regs.require_zero(PPU.OPERATION_MODE_CFG, "index_en")
-    regs.require_zero(PPU.DATA_FORMAT, "dpu_flyin")
-    regs.require_zero(PPU.MISC_CTRL, "surf_len", "mc_surf_out", "nonalign")
+    settings.check_ppu(regs)
     method = mode["pooling_method"]
     regs.require(method <= MINIMUM, PPU.OPERATION_MODE_CFG, f"pooling_method {method}", "0 average, 1 max, 2 min")
     form = FORMATS.get(regs[PPU.DATA_FORMAT]["proc_precision"])
@@ -116,6 +121,7 @@ def decode(regs: TaskRegisters) -> Pooling:
     storage = regs[PPU_RDMA.RDMA_DATA_FORMAT]["in_precision"]
     limit = f"{STORAGE[form.bits]} for {form.name} (S-129)"
     regs.require(storage in STORAGE[form.bits], PPU_RDMA.RDMA_DATA_FORMAT, storage, limit)
+    settings.check_aligned(regs, PPU_RDMA.RDMA_SRC_BASE_ADDR)
     size = (regs[PPU.DATA_CUBE_IN_HEIGHT]["cube_in_height"] + 1, regs[PPU.DATA_CUBE_IN_WIDTH]["cube_in_width"] + 1)
     channels = regs[PPU.DATA_CUBE_IN_CHANNEL]["cube_in_channel"] + 1
     plan = Pooling(

@@ -19,7 +19,7 @@ class Precision:
 
     @property
     def atom(self) -> int:
-        """Elements of a 16-byte atom."""
+        """Elements of a 16-byte atom (F-21)."""
         return 128 // self.bits
 
 

@@ -173,6 +173,11 @@ class TaskRegisters:
         if not holds:
             raise self.refuse(register, value, limit)
 
+    def require_zero_if_written(self, register: Register) -> None:
+        """require_zero for a register that many programs leave alone."""
+        if self.written(register):
+            self.require_zero(register)
+
     def require_zero(self, register: Register, *labels: str, why: str = "its effect is not known") -> None:
         """Raises SimulatorError if one of the named fields (all, if none is named) is not 0."""
         fields = self[register]

@@ -58,7 +58,7 @@ def pend_factor(stage: Pend, lane: LaneValues) -> Ints | np.int64:
 
 
 def scale_integer(values: Ints, stage: Scaling, lane: LaneValues) -> Ints:
-    """BS or BN on integers; the result is clamped to 32 bits (S-19 to S-22)."""
+    """BS or BN on integers; the result is clamped to 32 bits (S-19 to S-22, F-62)."""
     if stage.name == "BN":
         return _clamp(_add_integer(_multiply_integer(values, stage, lane), stage, lane), stage)
     return _clamp(_multiply_integer(_add_integer(values, stage, lane), stage, lane), stage)
@@ -73,7 +73,7 @@ def _add_integer(values: Ints, stage: Scaling, lane: LaneValues) -> Ints:
         return np.maximum(values, operand)
     if stage.algorithm == MIN:
         return np.minimum(values, operand)
-    return saturate(values + operand if stage.algorithm == ADD else values - operand, 32)
+    return saturate(values + operand if stage.algorithm == ADD else values - operand, 32)  # F-65
 
 
 def _multiply_integer(values: Ints, stage: Scaling, lane: LaneValues) -> Ints:
@@ -82,7 +82,7 @@ def _multiply_integer(values: Ints, stage: Scaling, lane: LaneValues) -> Ints:
     if stage.multiply_source == "memory":
         assert lane.multiply is not None
         factor: Ints | np.int64 = lane.multiply
-    else:  # BN reads its register without sign (S-14)
+    else:  # BN reads its register without sign (S-14, F-63)
         unsigned = stage.name == "BN"
         factor = np.int64(stage.multiply_operand if unsigned else signed(stage.multiply_operand, 16))
     product = values * factor
@@ -106,7 +106,7 @@ def _clamp(values: Ints, stage: Scaling) -> Ints:
 
 
 def scale_float(values: Floats, stage: Scaling, lane: LaneValues) -> Floats:
-    """BS or BN in single precision (S-153 to S-156)."""
+    """BS or BN in single precision (S-153 to S-156, F-76)."""
     if stage.name == "BN":
         values = _add_float(_multiply_float(values, stage, lane), stage, lane)
     else:
@@ -140,7 +140,7 @@ def _multiply_float(values: Floats, stage: Scaling, lane: LaneValues) -> Floats:
 
 
 def operand_register(stage: Elementwise, channels: int, integer: bool, bits: int, task: str) -> Numbers:
-    """The EW operand held in registers, (1, channels): lane c % 8 (S-152)."""
+    """The EW operand held in registers, (1, channels): lane c % 8 (S-152, F-84)."""
     lanes = np.arange(channels) % len(stage.operands)
     if integer:
         if bits == 8 and any(signed(v, 8) != signed(v, 16) for v in stage.operands):
@@ -167,7 +167,7 @@ def convert_operand(operand: Ints, stage: Elementwise) -> Ints:
 
 
 def combine_integer(values: Ints, operand: Ints | None, stage: Elementwise, bits: int) -> Ints:
-    """EW on integers, clamped to 32 bits (S-107, S-162)."""
+    """EW on integers, clamped to 32 bits (S-107, S-162, F-80)."""
     if stage.algorithm is None:
         if operand is None:
             return values
@@ -220,7 +220,7 @@ def relu_elementwise(values: Numbers, stage: Elementwise, integer: bool) -> Numb
 
 
 def output_integer(values: Ints, output: Output) -> Stored:
-    """OUT_CVT: multiply, round the shift, add the offset, saturate (S-01 to S-08)."""
+    """OUT_CVT: multiply, round the shift, add the offset, saturate (S-01 to S-08, F-60)."""
     value = round_shift(values * output.scale, output.shift, output.away_from_zero) + output.offset
     kind = output.format
     if kind.integer and kind.bits >= 8:

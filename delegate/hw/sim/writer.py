@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from delegate.hw.regs import DPU
+from delegate.hw.sim import settings
 from delegate.hw.sim.core import Core
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.numbers import Stored
@@ -46,7 +47,7 @@ def decode(
     precision: Precision | None,
     depthwise: bool,
 ) -> Writer:
-    """The write plan; raises SimulatorError for geometries that hang or leave parts unwritten on silicon."""
+    """The write plan; raises SimulatorError for geometries that hang or leave parts unwritten on silicon (F-74)."""
     config, notch = regs[DPU.BS_OW_CFG], regs[DPU.DATA_CUBE_NOTCH_ADDR]
     sizes = {config[f"size_e_{part}"] for part in range(3)}
     regs.require(len(sizes) == 1, DPU.BS_OW_CFG, hex(regs.value(DPU.BS_OW_CFG)), "the same SIZE_E in all three fields")
@@ -62,23 +63,28 @@ def decode(
         stride = regs[DPU.DST_SURF_STRIDE]["dst_surf_stride"] * 16
     if regs.written(DPU.SURFACE_ADD):
         add = regs[DPU.SURFACE_ADD]["surf_add"] * 16
+    settings.check_aligned(regs, DPU.DST_BASE_ADDR)
     address = regs[DPU.DST_BASE_ADDR]["dst_base_addr"]
-    regs.require(address % 16 == 0, DPU.DST_BASE_ADDR, hex(address), "16-byte aligned (npu.md §8)")
     plan = Writer(
         address, width, height, channels, out, surfaces, stride, add, 16 * (width + notch["notch_addr_0"]), transposed
     )
     if transposed:
         _check_transposed(regs, plan, precision)
-    elif core is not None and precision is not None:
+        return plan
+    if core is not None and precision is not None:
         group = precision.depthwise_group if depthwise else precision.kernel_group
         held = surfaces * out.atom
         limit = f"{group * out.bits // 128 - 1}: a group of {group} {out.name} channels (npu.md §5.6, S-52 to S-60)"
         regs.require(held == group, DPU.BS_OW_CFG, f"size_e {surfaces - 1}", limit)
+    _check_overlap(regs, plan)
     return plan
 
 
 def _check_wdma(regs: TaskRegisters, width: int, height: int, channels: int, transposed: bool) -> None:
-    """WDMA_SIZE, where it is written, repeats the cube (F-71); streams that never write it work (C-26)."""
+    """WDMA_SIZE, where it is written, repeats the cube (F-71); streams that never write it work (C-26): a warning."""
+    for register in (DPU.WDMA_SIZE_0, DPU.WDMA_SIZE_1, DPU.DST_SURF_STRIDE, DPU.SURFACE_ADD):
+        if not regs.written(register):
+            regs.warn(f"{register.full_name} was not written since the core reset")
     if regs.written(DPU.WDMA_SIZE_0):
         size = regs[DPU.WDMA_SIZE_0]
         got = size["channel_wdma"] + 1
@@ -90,6 +96,22 @@ def _check_wdma(regs: TaskRegisters, width: int, height: int, channels: int, tra
         size = regs[DPU.WDMA_SIZE_1]
         got_size = (size["width_wdma"] + 1, size["height_wdma"] + 1)
         regs.require(got_size == (width, height), DPU.WDMA_SIZE_1, got_size, f"the cube's {(width, height)}")
+
+
+def _check_overlap(regs: TaskRegisters, plan: Writer) -> None:
+    """No atom is written twice (F-112): each pitch spans all that lies within it."""
+    atoms = -(-plan.channels // plan.format.atom)
+    steps = (
+        (16, plan.width, DPU.DATA_CUBE_WIDTH),
+        (plan.row_pitch, plan.height, DPU.DATA_CUBE_NOTCH_ADDR),
+        (plan.surface_pitch, min(atoms, plan.surfaces), DPU.DST_SURF_STRIDE),
+        (plan.group_pitch, -(-atoms // plan.surfaces), DPU.SURFACE_ADD),
+    )
+    extent = 16
+    for pitch, count, register in sorted((step for step in steps if step[1] > 1), key=lambda step: step[0]):
+        limit = f"a pitch of at least {extent} bytes, or atoms overwrite each other (F-112)"
+        regs.require(pitch >= extent, register, pitch, limit)
+        extent += (count - 1) * pitch
 
 
 def _check_transposed(regs: TaskRegisters, plan: Writer, precision: Precision | None) -> None:
@@ -123,7 +145,7 @@ def write(memory: AddressSpace, plan: Writer, values: Stored, task: str) -> None
 
 
 def _write_transposed(memory: AddressSpace, plan: Writer, raw: Stored, task: str) -> None:
-    """int16 element (m, n) at 4 m + (n/4) % 4 + (n/16) 4 M + (n % 4) 16 M; the low half of the sum (S-127)."""
+    """int16 element (m, n) at 4 m + (n/4) % 4 + (n/16) 4 M + (n % 4) 16 M; the low half of the sum (S-127, F-86)."""
     rows, columns = raw.shape
     m, n = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     index = 4 * m + n // 4 % 4 + n // 16 * 4 * rows + n % 4 * 16 * rows

@@ -80,6 +80,8 @@ def test_every_program_runs(name: str):
 
 @pytest.mark.parametrize("name", comparable())
 def test_comparable_programs_give_their_results(name: str):
+    """Facts that programs show: S-112 (rus-mm_fp16_kacc), S-123 (rus-conv_fp16_gelu), S-127 (rus-mm_int16_tp), S-145
+    (rus-up_nearest), S-169 (ab-conv_fp16, many shapes), S-171 (ab-conv_fp16 with 1 to 4 channels of pixels)."""
     capture = load(PROGRAMS / name)
     replay = Replay(capture)
     replay.run()
