@@ -34,6 +34,8 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
     soc = target.soc
     layers, unaliased = lower(graph, target)
     layers = separate(fuse_additions(layers, unaliased, soc), first_free=max(graph.tensors) + 1)
+    if not layers:
+        raise CompileError("a partition of aliases alone has nothing to compute")
     memory = allocate(unaliased, layers, soc, FIRST_CUBES)
     coefficients = Coefficients()
     tiles = [tile_layer(layer, memory, coefficients, soc) for layer in layers]

@@ -211,7 +211,7 @@ def exact(real: float, reach: int, channels: int, offset: int, inner: int | None
 
     ``reach``: bound of |accumulator|; ``inner``: the last shift, if not that of TFLite's multiplier. Of the nearest
     pairs of factors the first is taken that gives TFLite's result for every accumulator; nearly always there is one
-    (docs/decisions/0006-requantization.md). Unproven on silicon: the shift of BN. Raises CompileError as plain does.
+    (docs/decisions/0007-requantization.md). Unproven on silicon: the shift of BN. Raises CompileError as plain does.
     """
     check_factor(real)
     own = max(int(inner_shifts(np.array([real]))[0]), 0)

@@ -1,4 +1,4 @@
-"""What requantization is judged by: rational rounding, TFLite's multiplier, the stages behind BS's adder.
+"""The arithmetic that requantization is judged by: rational rounding, TFLite's multiplier, the stages behind BS.
 
 TFLite's is written down from gemmlowp's definition, the silicon's is that of ``silicon``.
 """

@@ -4,7 +4,7 @@ Each test runs with the forms that silicon has proven and with every form (optio
 which shares no code with compiler or simulator, every element must be equal. Against TFLite's reference kernels:
 
 * every form, weights of one scale: equal on every element, because BS and BN together reproduce TFLite's 31-bit
-  multiplier and its two roundings (docs/decisions/0006-requantization.md); an addition may differ at ties, one element
+  multiplier and its two roundings (docs/decisions/0007-requantization.md); an addition may differ at ties, one element
   in 10,000;
 * a scale a channel, or proven forms alone: within 1 for a single operator, because a 15-bit multiplier stands against
   one of 31 bits.

@@ -14,7 +14,7 @@ from delegate.errors import DelegateError
 from delegate.hw.regcmd import parse_word
 from delegate.hw.registers import Bits, split
 from delegate.hw.regs import CNA, DPU
-from delegate.hw.soc import RK3588
+from delegate.hw.soc import EVERY_FORM
 from delegate.tools.mutate.mutations import DUPLICATED, Mutation, mutations, values
 from delegate.tools.mutate.outcome import Change, Reason, judge
 from delegate.tools.mutate.reasons import REASONS, UNSEEN
@@ -29,7 +29,7 @@ SMALL = tuple(n for n in DEFAULT_CAPTURES if "ab-" not in n and "weightreuse" no
 @pytest.fixture(scope="module")
 def drawn() -> list[Subject]:
     rng = np.random.default_rng(1)
-    return fitting([(compile_graph(drawn_graph(rng), RK3588), "drawn")], rng)
+    return fitting([(compile_graph(drawn_graph(rng), EVERY_FORM), "drawn")], rng)
 
 
 def test_a_subject_runs_the_same_again(drawn: list[Subject]):

@@ -11,10 +11,10 @@ from delegate import cache
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError
 from delegate.hw.layout import align
-from delegate.hw.soc import RK3588, SOCS
+from delegate.hw.soc import EVERY_FORM, SOCS
 from delegate.hw.task import Program
 from delegate.ir import Array, Graph, Node, Quant, Tensor
-from delegate.partition import partitions
+from delegate.partition import WITHOUT_WORK, taken
 from delegate.runtime import VALUE_MASK, VALUE_SHIFT
 from delegate.tflite import read_model
 from delegate.tools.capture import Capture, load
@@ -75,9 +75,9 @@ def default_subjects(golden: Path, rng: np.random.Generator) -> list[Subject]:
     """Our own programs and those of other drivers; raises DelegateError if ``golden`` is not there."""
     if not golden.is_dir():
         raise DelegateError(f"{golden}: no such folder of captures; name captures, programs or models")
-    programs = [(compile_graph(drawn_graph(rng), RK3588), "drawn")]
-    model = [graph for whole in partitions(read_model(DEFAULT_MODEL), RK3588) for graph in single_layers(whole)]
-    programs += [(compile_graph(model[layer], RK3588), f"{DEFAULT_MODEL.stem} {layer}") for layer in MODEL_LAYERS]
+    programs = [(compile_graph(drawn_graph(rng), EVERY_FORM), "drawn")]
+    model = [graph for whole in taken(read_model(DEFAULT_MODEL), EVERY_FORM) for graph in single_layers(whole)]
+    programs += [(compile_graph(model[layer], EVERY_FORM), f"{DEFAULT_MODEL.stem} {layer}") for layer in MODEL_LAYERS]
     subjects = fitting(programs, rng)
     for name in DEFAULT_CAPTURES:
         subjects += load_subjects(golden / name, rng)
@@ -148,9 +148,9 @@ def load_subjects(path: Path, rng: np.random.Generator) -> list[Subject]:
     """The subjects of a capture folder, a compiled program, or a model; raises DelegateError."""
     if path.suffix == ".tflite":
         graph = read_model(path)
-        parts = [part for whole in partitions(graph, RK3588) for part in single_layers(whole)]
+        parts = [part for whole in taken(graph, EVERY_FORM) for part in single_layers(whole)]
         return fitting(
-            [(compile_graph(part, RK3588), f"{path.stem} {number}") for number, part in enumerate(parts)], rng
+            [(compile_graph(part, EVERY_FORM), f"{path.stem} {number}") for number, part in enumerate(parts)], rng
         )
     if path.suffix == cache.SUFFIX:
         return fitting([(cache.deserialize(path.read_bytes()), path.stem)], rng)
@@ -176,9 +176,11 @@ def fitting(programs: Sequence[tuple[Program, str]], rng: np.random.Generator) -
 
 
 def single_layers(graph: Graph) -> list[Graph]:
-    """Each node of a graph as a graph of its own."""
+    """Each node of a graph that computes something as a graph of its own."""
     result = []
     for node in graph.nodes:
+        if node.op in WITHOUT_WORK:
+            continue
         inputs = tuple(t.index for t in node.inputs if t is not None and t.data is None)
         result.append(Graph(graph.tensors, (node,), tuple(dict.fromkeys(inputs)), tuple(t.index for t in node.outputs)))
     return result

@@ -19,7 +19,8 @@ HEAD = f"""# Our words and upstream's
 Written by `{COMMAND}`; do not edit. A test compares part of it with a fresh run.
 
 The models in `../shared/golden` were compiled by Mesa's `rocket` driver, whose words were recorded, and here by our
-compiler in its converter-only form, which requantizes as upstream does (decision 0006 says what is usual). A layer is one convolution that both put on the NPU. Each register that either side writes is
+compiler in its converter-only form, which requantizes as upstream does (decision 0007 says what is usual). A layer is
+one convolution that both put on the NPU. Each register that either side writes is
 
 * **identical**: the same value, addresses counted from the start of the layer's buffers;
 * **deliberate**: different, and both values follow from the layer's shapes and scales by one formula, before and after

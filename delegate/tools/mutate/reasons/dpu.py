@@ -33,6 +33,7 @@ def scaling(name: str) -> tuple[Reason, ...]:
     idle = both(set_("alu_bypass"), set_("mul_bypass"), set_("relu_bypass"))
     no_alu, no_mul, no_relu = (either(off, set_(f"{part}_bypass")) for part in ("alu", "mul", "relu"))
     no_limit = either(no_relu, negate(set_("relux_en")))
+    floor = both(field(DPU.OUT_CVT_OFFSET, "out_cvt_offset", -128), field(DPU.EW_CFG, "ew_bypass", 1))
     register, neg = f"DPU.{name}_", f"DPU.DATA_FORMAT.{low}_mul_shift_value_neg"
     why = f"{name}'s {{}} is bypassed (npu.md §5.3, S-18)"
     return (
@@ -47,6 +48,16 @@ def scaling(name: str) -> tuple[Reason, ...]:
             field(factor, f"{low}_mul_src", 1),
         ),
         Reason((f"{register}MUL_CFG.*shift*", neg), "shifts act on integers only (§5.3)", float_datapath),
+        Reason((neg,), "what is below 0 saturates at -128 (S-22)", floor),
+        Reason(
+            (f"{register}CFG.{low}_alu_bypass",),
+            "max(., 0), and what is below 0 saturates at -128 (S-22)",
+            both(
+                floor,
+                field(config, f"{low}_alu_algo", 0),
+                field(getattr(DPU, f"{name}_ALU_CFG"), f"{low}_alu_operand", 0),
+            ),
+        ),
         Reason((f"{register}CFG.{low}_relu*",), why.format("ReLU"), no_relu),
         Reason((f"{register}RELUX_CMP_VALUE.*",), f"{name}'s upper clamp is off (S-155)", no_limit),
         Reason((f"{register}CFG.{low}_relu*", f"{register}RELUX*"), "no value is beyond the clamp", data=True),
@@ -70,6 +81,9 @@ DPU_REASONS = (
         field(DPU.FEATURE_MODE_CFG, "flying_mode", 1),
     ),
     Reason(("DPU.BS_OW_OP.*",), "the factors come from memory (S-23)", field(DPU.BS_OW_CFG, "ow_src", 1)),
+    Reason(
+        ("DPU.BS_OW_CFG.ow_src",), "the factors in memory are 0 too (S-23)", field(DPU.BS_OW_OP, "ow_op", 0), data=True
+    ),
     *scaling("BS"),
     *scaling("BN"),
     Reason(
