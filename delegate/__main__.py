@@ -120,7 +120,7 @@ def mutate(
     paths: Annotated[
         list[Path] | None, typer.Argument(help="captures, compiled programs or models; else a fixed selection")
     ] = None,
-    count: Annotated[int, typer.Option(help="mutations")] = 12000,
+    count: Annotated[int, typer.Option(help="mutations")] = 20000,
     seed: Annotated[int, typer.Option(help="of all that is drawn")] = 1,
     golden: Annotated[Path, typer.Option(help="folder of the captures in the fixed selection")] = Path(
         "../shared/golden"

@@ -48,7 +48,7 @@ def test_code_and_page_name_the_same_facts():
     assert numbers("F", text_of("docs", "*.md")) <= listed
 
 
-@pytest.mark.parametrize("row", facts(), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", tuple(facts()), ids=lambda row: row[0])
 def test_a_fact_is_checked_where_the_page_says(row: list[str]):
     """Files exist and hold the names that follow them."""
     if row[4] in ("–", "not read"):
@@ -63,7 +63,7 @@ def test_a_fact_is_checked_where_the_page_says(row: list[str]):
             assert re.search(rf"\b{name}\b", place.read_text()), f"{file} has no {name}"
 
 
-@pytest.mark.parametrize("row", facts(), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", tuple(facts()), ids=lambda row: row[0])
 def test_a_fact_has_a_test_that_would_refute_it(row: list[str]):
     """The file exists; words in brackets are a part of a test's or a case's name."""
     if row[5] == "–":

@@ -40,15 +40,22 @@ def half_even(values: Ints, shift: int) -> Ints:
 
 
 def sums(
-    features: Ints, kernels: Ints, stride: tuple[int, int], padding: tuple[int, int], output: tuple[int, int], pad: int
+    features: Ints,
+    kernels: Ints,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    output: tuple[int, int],
+    pad: int,
+    depthwise: bool | None = None,
 ) -> Ints:
     """Window by window: sum of (x) * (w) over the kernel, (height, width, kernels).
 
     features (height, width, channels); kernels (kernels, kh, kw, channels), or (1, kh, kw, channels) for depthwise;
-    what lies outside the features is ``pad``.
+    what lies outside the features is ``pad``. ``depthwise``: None takes a single kernel of several channels for one.
     """
     height, width, channels = features.shape
-    depthwise = kernels.shape[0] == 1 and channels > 1
+    if depthwise is None:
+        depthwise = kernels.shape[0] == 1 and channels > 1
     count = channels if depthwise else kernels.shape[0]
     result = np.zeros((*output, count), np.int64)
     for y in range(output[0]):

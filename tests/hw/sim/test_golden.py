@@ -27,11 +27,13 @@ QUICK_SHARE = 8  # one of so many captures runs in the quick tests
 SWAPPED = "width and height are swapped in places"
 PACKED = "depthwise weights are packed without their padding to 16 channels"
 MULTIPLIED = "a depth multiplier is not in the words"
-UPSTREAM_FAULTS = {
-    "sweep/odd01": SWAPPED,
+PITCH = "rows of a one-channel input are sought at another pitch than they have"
+UPSTREAM_FAULTS = {  # where it shows: all of odd01's results are beyond the clamp
     "sweep/odd03": SWAPPED,
     "sweep/odd05": SWAPPED,
     "sweep/odd07": MULTIPLIED,
+    "sweep/s043": PITCH,
+    "sweep/s087": PITCH,
     "sweep/s007": PACKED,
     "sweep/s011": PACKED,
     "sweep/s107": PACKED,
@@ -66,6 +68,7 @@ def field(capture: Capture, register: Register, label: str) -> int:
 
 def test_the_captures_are_there(shared: Path):
     assert len(names()) > 250
+    assert len(single_layers()) > 150
 
 
 @pytest.mark.parametrize("name", marked(names()))
@@ -96,8 +99,8 @@ def single_layers() -> list[str]:
         capture = load(GOLDEN / name)
         whole = all(b.facts.get("stored") == "whole" for b in capture.buffers if b.role == "weights")
         operations = capture.facts["ops"]
-        one = len(operations) == 1 and operations[0]["type"] in ("CONV_2D", "DEPTHWISE_CONV_2D")
-        if whole and one and capture.submits and operations[0]["inputs"][0][1] == "uint8":
+        one = len(operations) == 1 and operations[0]["type"] in ("CONV", "DWCONV")
+        if whole and one and capture.submits and operations[0]["inputs"][0][1] == "u8":
             chosen.append(name)
     return chosen
 
@@ -125,12 +128,11 @@ def layer_model(capture: Capture, model: Model, values: npt.NDArray[np.uint8]) -
         sizes = zip(given.shape[1:3], kernels.shape[1:3], stride, strict=True)
         padding = tuple(same_padding(*size) for size in sizes)
     pad = field(capture, CNA.PAD_CON1, "pad_value") & 0xFF
+    depthwise = layer.op == "DEPTHWISE_CONV_2D"
     total = silicon_model.sums(
-        values.astype(np.int64) - 128, kernels, stride, padding, output.shape[1:3], (pad ^ 0x80) - 0x80
+        values.astype(np.int64) - 128, kernels, stride, padding, output.shape[1:3], (pad ^ 0x80) - 0x80, depthwise
     )
-    corrected = bias.data.astype(np.int64) - zero_in * kernels.sum(
-        axis=(0, 1, 2) if kernels.shape[0] == 1 else (1, 2, 3)
-    )
+    corrected = bias.data.astype(np.int64) - zero_in * kernels.sum(axis=(0, 1, 2) if depthwise else (1, 2, 3))
     requantize = silicon_model.Requantize(
         field(capture, DPU.OUT_CVT_SCALE, "out_cvt_scale"),
         field(capture, DPU.OUT_CVT_SHIFT, "out_cvt_shift"),

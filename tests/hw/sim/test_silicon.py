@@ -25,7 +25,7 @@ from hw.sim.programs import (
     pack_weights,
     words,
 )
-from hw.sim.test_convolution import PATHS, expected, place, random_data, records, result
+from hw.sim.test_convolution import PATHS, expected, place, random_data, records, residual, result
 
 from delegate.errors import RegisterError, SimulatorError
 from delegate.hw.registers import Register
@@ -370,8 +370,6 @@ def test_deconvolution_pads_lie_on_the_spread_surface():
 
 def test_fused_operands_of_few_pixels_warn():
     """S-111: COMB_USE 5 needs 12 pixels; stride 0 would broadcast the first atom and is refused."""
-    from hw.sim.test_convolution import residual
-
     shape = Shape(2, 2, 16, 32, output=(2, 2))
     board = Board()
     place(board, shape, *random_data(shape, 8))
