@@ -23,6 +23,7 @@ from delegate.ops.rules import (
     FEATURES_8_BIT,
     ONE_IMAGE,
     SAME_DTYPE,
+    SAME_QUANTIZATION,
     SCALES_POSITIVE,
     computed_inputs,
 )
@@ -124,13 +125,6 @@ def converter_exists(node: Node, target: Target) -> bool:
     return True
 
 
-def same_quantization(node: Node, target: Target) -> bool:
-    feature, output = node.inputs[0], node.outputs[0]
-    assert feature is not None and feature.quant is not None and output.quant is not None
-    same_scale = bool(feature.quant.scale[0] == output.quant.scale[0])
-    return same_scale and bool(feature.quant.zero_point[0] == output.quant.zero_point[0])
-
-
 COMMON_RULES = [
     FEATURES_8_BIT,
     SAME_DTYPE,
@@ -189,7 +183,7 @@ def average(node: Node, target: Target) -> list[Convolution]:
         *COMMON_RULES,
         ONE_IMAGE,
         EXTENT,
-        Rule("input and output have one scale and zero point", same_quantization),
+        SAME_QUANTIZATION,
         ACTIVATION,
         Rule(BS_CLAMP_TEXT, clamp_is_allowed),
         *LATER_RULES,

@@ -6,14 +6,7 @@ from delegate.hw.layout import surface_rows
 from delegate.hw.soc import Target
 from delegate.ir import Alias, Node, Tensor, as_cube
 from delegate.ops import Rule, lowers
-from delegate.ops.rules import FEATURES_8_BIT, SAME_DTYPE
-
-
-def same_quantization(node: Node, target: Target) -> bool:
-    source, output = node.inputs[0], node.outputs[0]
-    assert source is not None and source.quant is not None and output.quant is not None
-    same_scale = bool(source.quant.scale[0] == output.quant.scale[0])
-    return same_scale and bool(source.quant.zero_point[0] == output.quant.zero_point[0])
+from delegate.ops.rules import FEATURES_8_BIT, SAME_DTYPE, SAME_QUANTIZATION
 
 
 def one_image(tensor: Tensor) -> bool:
@@ -36,7 +29,7 @@ RULES = [
     Rule("the input is computed", lambda node, target: node.inputs[0] is not None and node.inputs[0].data is None),
     FEATURES_8_BIT,
     SAME_DTYPE,
-    Rule("input and output have one scale and zero point", same_quantization),
+    SAME_QUANTIZATION,
     Rule("channels stay, and pixels stay where they are in memory", layout_stays),
 ]
 

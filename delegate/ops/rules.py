@@ -31,6 +31,14 @@ def same_dtype(node: Node) -> bool:
     return len({tensor.dtype for tensor in feature_tensors(node)}) == 1
 
 
+def same_quantization(node: Node) -> bool:
+    """The input and the output have the same scale and zero point."""
+    feature, output = node.inputs[0], node.outputs[0]
+    assert feature is not None and feature.quant is not None and output.quant is not None
+    same_scale = bool(feature.quant.scale[0] == output.quant.scale[0])
+    return same_scale and bool(feature.quant.zero_point[0] == output.quant.zero_point[0])
+
+
 FEATURES_8_BIT = Rule(
     "inputs and output are int8 or uint8 with one scale each",
     lambda node, target: all(is_quantized_per_tensor(tensor) for tensor in feature_tensors(node)),
@@ -63,3 +71,4 @@ ACTIVATION = Rule(
     f"fused activation is one of {', '.join(ACTIVATIONS)}",
     lambda node, target: node.params["activation"] in ACTIVATIONS,
 )
+SAME_QUANTIZATION = Rule("input and output have one scale and zero point", lambda node, target: same_quantization(node))
