@@ -220,8 +220,7 @@ def exact(real: float, reach: int, channels: int, offset: int, inner: int | None
     reach = min(reach, math.ceil((INT8_HIGH - INT8_LOW + 2) / real))
     pairs = factor_pairs(real, reach, shift)
     if shift == own:
-        steps = tflite_steps(real, offset)
-        pairs = [min(pairs, key=lambda pair: missed_steps(pair, *steps, reach))]  # the first of several
+        pairs = [fewest_misses(pairs, real, offset, reach)]
     first, first_shift, second, second_shift = pairs[0]
     multiplier, final = final_shift(shift)
     return Requantize(
@@ -258,6 +257,17 @@ def factor_pairs(real: float, reach: int, inner: int) -> list[FactorPair]:
     if not found:
         raise CompileError(f"requantization factor {real} needs a shift beyond {LARGEST_SHIFT} in BN")
     return found
+
+
+def fewest_misses(pairs: Sequence[FactorPair], real: float, offset: int, reach: int) -> FactorPair:
+    """The first pair that misses none of TFLite's steps, mostly the nearest; else the one that misses least."""
+    steps = tflite_steps(real, offset)
+    misses: list[int] = []
+    for pair in pairs:
+        misses.append(missed_steps(pair, *steps, reach))
+        if misses[-1] == 0:
+            break
+    return pairs[int(np.argmin(misses))]
 
 
 def missed_steps(pair: FactorPair, inner: Ints, accumulators: Ints, reach: int) -> int:

@@ -37,6 +37,7 @@ class Plan:
 
     part_groups: int  # kernel groups of a part of the output channels
     row_parts: int
+    whole: bool  # one slice of all rows
     feature_banks: int
     weight_banks: int
     reuse: bool  # weights stay in the CBUF from one slice of rows to the next
@@ -113,17 +114,19 @@ def plans(layer: Convolution, shape: Geometry, soc: Soc) -> Iterator[Plan]:
             count = row_parts(layer, shape, rows) if rows > 0 else None
             if count is None:
                 continue
+            # One slice may be of all rows, or, with a stride beyond the window, of the few that are looked at.
+            whole = count == 1 and rows >= shape.input_height
+            height = shape.input_height if whole else len(input_rows(layer, shape, range(shape.output_height))[0])
             if count == 1:
-                used = divide_up(entries * shape.input_height * soc.cbuf_entry_bytes, soc.cbuf_bank_bytes)
+                used = divide_up(entries * height * soc.cbuf_entry_bytes, soc.cbuf_bank_bytes)
                 feature_banks = used + soc.feature_slack_banks
             reuse = count > 1 and weight_banks == all_banks
             read = sum(len(input_rows(layer, shape, outputs)[0]) for outputs in parts(shape.output_height, count))
             passes = 1 if layer.depthwise else channel_parts  # times that a feature is read
             feature_bytes = read * shape.input_width * shape.input_channels * passes
             weight_bytes = groups * group_bytes * (1 if reuse else count)
-            yield Plan(
-                part_groups, count, feature_banks, soc.cbuf_banks - feature_banks, reuse, feature_bytes + weight_bytes
-            )
+            traffic = feature_bytes + weight_bytes
+            yield Plan(part_groups, count, whole, feature_banks, soc.cbuf_banks - feature_banks, reuse, traffic)
 
 
 def kernel_bytes_per_channel(layer: Convolution, shape: Geometry) -> int:
@@ -196,7 +199,7 @@ def tile_run(
         real = min(channels - read_start, read_count)
         for index, outputs in enumerate(parts(shape.output_height, plan.row_parts)):
             rows, padding_top = input_rows(layer, shape, outputs)
-            if plan.row_parts == 1:
+            if plan.whole:
                 rows = range(shape.input_height)
             row_bytes = shape.input_width * soc.atom_bytes
             tiles.append(

@@ -144,3 +144,10 @@ def test_only_the_first_slice_has_padding_above() -> None:
 def test_what_cannot_fit_is_refused_with_its_size() -> None:
     with pytest.raises(CompileError, match="do not fit the 12 CBUF banks"):
         tiles_of(layer_of(40, 1900, 256, 32, (3, 3), (1, 1), "SAME", False))
+
+
+def test_one_slice_of_a_tensor_that_does_not_fit_reads_the_rows_it_needs() -> None:
+    """A stride beyond the window leaves rows that nobody looks at."""
+    (part,) = tiles_of(layer_of(4, 214, 289, 1, (1, 1), (4, 4), "SAME", False))
+    assert (part.input_height, part.output_height) == (1, 1)
+    assert part.feature_banks <= 11
