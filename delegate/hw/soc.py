@@ -38,12 +38,14 @@ class Target:
     """A chip as a device offers it.
 
     ``forms``: register programs that are not proven on silicon but may be used, because the device passed their
-    known-answer probe or because the user allows them. ``converter_only``: weights of one scale are requantized by
-    OUT_CVT alone, as the upstream driver does it, so that command words can be compared with its.
+    known-answer probe or because the user allows them. ``signals_pooling``: the kernel is told when a task of the PPU
+    ends; the mainline kernel is not (S-137). ``converter_only``: weights of one scale are requantized by OUT_CVT alone,
+    as the upstream driver does it, so that command words can be compared with its.
     """
 
     soc: Soc
     forms: frozenset[str] = frozenset()
+    signals_pooling: bool = False
     converter_only: bool = False
 
 
@@ -51,7 +53,12 @@ class Target:
 NORM_SHIFT = "BN multiplies by a register and shifts (int8)"
 OPERAND_GAIN = "the element-wise unit adds an operand times a gain behind BS (int8)"
 BS_CLAMP = "BS clamps at 0 or at a value of a register (int8)"
-FORMS = (NORM_SHIFT, OPERAND_GAIN, BS_CLAMP)
+TABLE = "the DPU looks an integer up in its tables (int8)"
+FLYING_SCALE = "a task without convolution adds and multiplies in BS and scales in OUT_CVT (int8)"
+CHANNEL_OPERAND = "the element-wise operand is one number a channel for all pixels (int8)"
+PART_OF_ROW = "CNA reads a part of each row, the line stride being that of the whole (int8)"
+ROW_SKIP = "the DPU leaves memory out behind each row that it writes (int8)"
+FORMS = (NORM_SHIFT, OPERAND_GAIN, BS_CLAMP, TABLE, FLYING_SCALE, CHANNEL_OPERAND, PART_OF_ROW, ROW_SKIP)
 
 RK3588 = Soc(
     name="rk3588",
