@@ -215,7 +215,9 @@ class Coefficients:
         return place
 
     def buffer(self) -> Buffer:
-        return Buffer("weights", self._size, "weight", np.concatenate(self._parts))
+        """All of it; a buffer cannot be empty."""
+        data = np.concatenate(self._parts) if self._parts else np.zeros(64, np.uint8)
+        return Buffer("weights", data.size, "weight", data)
 
 
 def tile_layer(
