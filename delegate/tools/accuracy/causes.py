@@ -80,11 +80,10 @@ def texts_of(layer: AnyLayer) -> list[str]:
 
 
 def is_copy(layer: Convolution, run: Requantize) -> bool:
-    """Whether a run gives bytes as they are: a weight that is a power of two, shifted out again."""
+    """Whether a run gives bytes as they are: one weight, divided out again."""
     weights = np.unique(layer.weight)
-    return run.channel_multiplier is None and run.norm_multiplier is None and run.multiplier & (run.multiplier - 1) == 0 and (
-        weights.size <= 2 and int(weights.max(initial=0)) * run.multiplier == 1 << run.shift
-    )
+    alone = run.channel_multiplier is None and run.norm_multiplier is None and weights.size <= 2
+    return alone and int(weights[-1]) * run.multiplier == 1 << run.shift
 
 
 def text_of_run(run: Requantize) -> str:

@@ -40,7 +40,7 @@ class Difference:
 
 
 def quanta(expected: Array, got: Array) -> Array:
-    """|difference| in quanta, int64; a float tensor's quantum is a 255th of its range, or any difference without one."""
+    """|difference| in quanta, int64; a float tensor's quantum is a 255th of its range."""
     if expected.dtype.kind in "iub":
         return np.asarray(np.abs(expected.astype(np.int64) - got.astype(np.int64)))
     step = max(float(np.ptp(expected)) / 255, 1e-12) if expected.size else 1.0

@@ -94,9 +94,8 @@ def random_input(graph: Graph, tensor: Tensor, rng: np.random.Generator) -> Arra
 def make_inputs(graph: Graph, pictures: Sequence[Path], request: Request) -> list[Inputs]:
     """Everything that a model is fed; raises ModelError for a picture that cannot be read."""
     tensors = [graph.tensors[index] for index in graph.inputs]
-    result = [picture_inputs(tensors[0], path) for path in pictures] if takes_picture(graph) else []
-    count = request.random if request.random is not None else (0 if result else RANDOM_INPUTS)
+    filled = [picture_inputs(tensors[0], path) for path in pictures] if takes_picture(graph) else []
+    count = request.random if request.random is not None else (0 if filled else RANDOM_INPUTS)
     rng = np.random.default_rng(request.seed)
-    for number in range(count):
-        result.append(Inputs(f"random {number}", tuple(random_input(graph, tensor, rng) for tensor in tensors)))
-    return result
+    drawn = [tuple(random_input(graph, tensor, rng) for tensor in tensors) for _ in range(count)]
+    return filled + [Inputs(f"random {number}", arrays) for number, arrays in enumerate(drawn)]

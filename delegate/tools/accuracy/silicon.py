@@ -78,12 +78,12 @@ class Memory:
         root = self._views.root(tensor)
         if root.tensor.index not in self._values:
             images, *sides, channels = root.tensor.shape
-            shape = (images, prod(sides), channels)
-            self._values[root.tensor.index] = np.full(shape, UNWRITTEN)
-            self.margins[root.tensor.index] = np.full(shape, 0.5)
-        whole, shape = of[root.tensor.index], cube_shape(tensor)
+            self._values[root.tensor.index] = np.full((images, prod(sides), channels), UNWRITTEN)
+            self.margins[root.tensor.index] = np.full((images, prod(sides), channels), 0.5)
+        _, height, width, channels = cube_shape(tensor)
         first = root.row * root.tensor.shape[2]
-        return whole[:, first : first + prod(shape[1:3]), root.channel : root.channel + shape[3]]
+        result: Array = of[root.tensor.index][:, first : first + height * width, root.channel : root.channel + channels]
+        return result
 
     def read(self, tensor: Tensor) -> Ints:
         """The numbers (images, pixels, channels) of a tensor that is wholly written."""
@@ -111,10 +111,13 @@ class Memory:
         self.part(tensor, self.margins)[where] = margins
 
 
-def cube_shape(tensor: Tensor) -> tuple[int, ...]:
-    """Four dimensions; rows of numbers become pixels below each other."""
+def cube_shape(tensor: Tensor) -> tuple[int, int, int, int]:
+    """(images, height, width, channels); rows of numbers become pixels below each other."""
     shape = tensor.shape or (1,)
-    return shape if len(shape) >= 4 else (1, prod(shape[:-1]), 1, shape[-1])
+    if len(shape) < 4:
+        return 1, prod(shape[:-1]), 1, shape[-1]
+    images, height, width, channels = shape
+    return images, height, width, channels
 
 
 def pixel_numbers(pixels: Pixels) -> Ints:
@@ -202,7 +205,7 @@ def gathered(layer: Convolution, move: Move, memory: Memory) -> Ints:
         memory.read(tensor)[move.source.image, :, first : first + count][numbers]
         for tensor, count in zip(layer.inputs, counts, strict=True)
     ]
-    return np.concatenate(read, axis=2)[np.newaxis]
+    return np.asarray(np.concatenate(read, axis=2)[np.newaxis])
 
 
 def combine(layer: Elementwise, memory: Memory) -> None:
@@ -226,8 +229,8 @@ def operated(layer: Elementwise, values: Ints, memory: Memory) -> Ints:
     if layer.operand.data is None:
         operand = memory.read(layer.operand)
     else:
-        images, *sides, channels = cube_shape(layer.operand)
-        operand = to_domain(layer.operand.data).reshape(images, prod(sides), channels)
+        images, height, width, channels = cube_shape(layer.operand)
+        operand = to_domain(layer.operand.data).reshape(images, height * width, channels)
     operand = saturate((operand + layer.operand_offset) * layer.operand_multiplier, 32)
     if layer.operation == "max":
         return np.maximum(values, operand)
@@ -249,7 +252,7 @@ def looked_up(index: Ints, table: Ints) -> Ints:
         position = np.clip(position, 0, LAST_ENTRY << SEGMENT_BITS)
         segment = np.minimum(position >> SEGMENT_BITS, LAST_ENTRY - 1)
         left, right = entries[segment], entries[segment + 1]
-        return (left << SEGMENT_BITS) + (right - left) * (position - (segment << SEGMENT_BITS))
+        return np.asarray((left << SEGMENT_BITS) + (right - left) * (position - (segment << SEGMENT_BITS)))
 
     return np.where(index < 0, line(*below), line(*above))
 
