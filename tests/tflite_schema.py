@@ -21,6 +21,7 @@ DATA_ALIGNMENT = 16  # bytes; TFLite reads constants in place
 
 # Operator: its table of options, "" for none, and the version that the converter writes for int8 tensors
 # (TensorFlow's lite/tools/versioning/op_version.cc); ``version`` has what depends on more than the type.
+# DEPTH_TO_SPACE would be 2, which the reference kernels of tflite-runtime 2.14 are not registered for.
 TABLES = {
     "ABS": ("AbsOptions", 2),
     "ADD": ("AddOptions", 2),
@@ -32,7 +33,7 @@ TABLES = {
     "CONV_2D": ("Conv2DOptions", 3),
     "COS": ("CosOptions", 1),
     "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", 3),
-    "DEPTH_TO_SPACE": ("DepthToSpaceOptions", 2),
+    "DEPTH_TO_SPACE": ("DepthToSpaceOptions", 1),
     "DEQUANTIZE": ("DequantizeOptions", 2),
     "ELU": ("", 1),
     "EXP": ("ExpOptions", 2),
@@ -206,7 +207,11 @@ def version(model: Model, spec: OperatorSpec) -> int:
 
 
 def _version_of_options(spec: OperatorSpec, inputs: Sequence[TensorSpec | None], output: TensorSpec) -> int:
-    """The version that an operator's options and the shapes and scales of its tensors ask for."""
+    """The version that an operator's options and the shapes and scales of its tensors ask for.
+
+    Converters write 6 and 8 for the newer masks of STRIDED_SLICE and 4 for an activation of TRANSPOSE_CONV. The
+    reference kernels of tflite-runtime 2.14 know both, but are registered up to 4 and 3, so nothing is asked for here.
+    """
     options = spec.options or {}
     if spec.op == "CONV_2D":
         return 6 if inputs[0].shape[3] != inputs[1].shape[3] else 1
@@ -219,10 +224,8 @@ def _version_of_options(spec: OperatorSpec, inputs: Sequence[TensorSpec | None],
     if spec.op.startswith("RESIZE"):
         corners = options.get("AlignCorners") and spec.op == "RESIZE_NEAREST_NEIGHBOR"
         return 3 if corners or options.get("HalfPixelCenters") else 1
-    if spec.op == "STRIDED_SLICE":
-        return 8 if options.get("Offset") else 6 if options.get("EllipsisMask") or options.get("NewAxisMask") else 1
     if spec.op == "TRANSPOSE_CONV":
-        return 4 if options.get("FusedActivationFunction") else 3 if len(inputs) == 4 else 1
+        return 3 if len(inputs) == 4 else 1
     return 1
 
 
