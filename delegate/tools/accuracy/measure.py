@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,14 +24,15 @@ from delegate.tools.accuracy.counts import Difference, difference, total
 from delegate.tools.accuracy.inputs import Inputs, Request, make_inputs, pictures_for
 from delegate.tools.accuracy.models import (
     ModelFile,
-    ending_at,
     infer,
     npu_interpreter,
     reference_interpreter,
+    with_outputs,
     xnnpack_interpreter,
 )
 
 Progress = Callable[[str], None]
+Tensors = Mapping[int, Array]  # by number in the model
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Compiled:
     views: Views
     session: Session
 
-    def run(self, fed: Mapping[int, Array]) -> tuple[dict[int, Array], silicon.Memory]:
+    def run(self, fed: Tensors) -> tuple[dict[int, Array], silicon.Memory]:
         """(outputs of the device by tensor, everything that the silicon should have computed)."""
         inputs = [np.ascontiguousarray(fed[index]) for index in self.graph.inputs]
         tensors = [self.graph.tensors[index] for index in self.graph.outputs]
@@ -102,7 +103,7 @@ class Compiled:
         self.session.invoke(inputs, outputs)
         return dict(zip(self.graph.outputs, outputs, strict=True)), self.expect(fed)
 
-    def expect(self, fed: Mapping[int, Array]) -> silicon.Memory:
+    def expect(self, fed: Tensors) -> silicon.Memory:
         """The model of the silicon alone."""
         given = [(self.graph.tensors[index], fed[index]) for index in self.graph.inputs]
         return silicon.evaluate(self.layers, self.views, given)
@@ -182,29 +183,29 @@ def make_part(graph: Graph, part: Graph, options: Options, target: Target) -> Pa
     return Part(part, layers, views, opened, units)
 
 
-def compare_part(part: Part, reference: Any, npu: Any, result: ModelResult) -> None:
-    """A partition after both interpreters have run: as delegated, opened, and unit by unit."""
-    fed = {index: npu.get_tensor(index) for index in part.graph.inputs}
-    expected = silicon.evaluate(part.layers, part.views, [(part.graph.tensors[i], fed[i]) for i in fed])
+def compare_part(part: Part, reference: Tensors, npu: Tensors, result: ModelResult) -> None:
+    """A partition as delegated, opened, and unit by unit; what the two interpreters made of the model is given."""
+    expected = silicon.evaluate(
+        part.layers, part.views, [(part.graph.tensors[index], npu[index]) for index in part.graph.inputs]
+    )
     for index in part.graph.outputs:
-        tensor = part.graph.tensors[index]
-        result.partition_outputs += difference(expected.fetch(tensor), npu.get_tensor(index))
-    opened, everything = part.opened.run(fed)
+        result.partition_outputs += difference(expected.fetch(part.graph.tensors[index]), npu[index])
+    opened, everything = part.opened.run(npu)
     for unit in part.units:
         for tensor in (tensor for node in unit.nodes for tensor in node.outputs):
             unit.result.hardware += difference(everything.fetch(tensor), opened[tensor.index])
         for tensor in filter(expected.holds, unit.outputs):
-            unit.result.in_place += difference(reference.get_tensor(tensor.index), expected.fetch(tensor))
+            unit.result.in_place += difference(reference[tensor.index], expected.fetch(tensor))
         compare_unit(unit, reference)
 
 
-def compare_unit(unit: Unit, reference: Any) -> None:
+def compare_unit(unit: Unit, reference: Tensors) -> None:
     """A unit fed with the reference's own tensors."""
     if unit.alone is None:
         return
-    outputs, expected = unit.alone.run({index: reference.get_tensor(index) for index in unit.alone.graph.inputs})
+    outputs, expected = unit.alone.run(reference)
     for index, got in outputs.items():
-        tensor, wanted = unit.alone.graph.tensors[index], reference.get_tensor(index)
+        tensor, wanted = unit.alone.graph.tensors[index], reference[index]
         unit.result.hardware += difference(expected.fetch(tensor), got)
         unit.result.isolated += difference(wanted, got)
         if (wanted != got).any():
@@ -244,14 +245,27 @@ def with_causes(unit: Unit) -> LayerResult:
 
 
 @dataclass(frozen=True, eq=False)
+class Run:
+    """A model on some kernels, and the tensors that it gives: outputs of the model and others."""
+
+    interpreter: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def infer(self, arrays: Sequence[Array]) -> Tensors:
+        outputs = dict(zip(self.outputs, infer(self.interpreter, arrays), strict=True))
+        return outputs | dict(zip(self.inputs, arrays, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
 class Subject:
-    """A model that TFLite runs, and where it is run; ``npu``: the reference kernels behind our delegate."""
+    """A model in all its variants; ``npu``: the reference kernels behind our delegate."""
 
     graph: Graph
     parts: Sequence[Part]
-    reference: Any
-    npu: Any
-    xnnpack: Any  # ends at the last layer on the NPU; None where there is no such layer
+    reference: Run
+    npu: Run
+    xnnpack: Run | None  # ends at the last layer on the NPU; None where there is no such layer
     last: Tensor | None
 
     def close(self) -> None:
@@ -259,45 +273,57 @@ class Subject:
             session.close()
 
 
-def prepare(content: bytes, graph: Graph, reference: Any, given: Mapping[str, str], progress: Progress) -> Subject:
+def run_of(graph: Graph, content: bytes, tensors: Iterable[int], make: Callable[[bytes], Any]) -> Run:
+    """The model with some tensors as its outputs."""
+    outputs = tuple(dict.fromkeys(tensors))
+    return Run(make(with_outputs(content, outputs)), graph.inputs, outputs)
+
+
+def reference_of(graph: Graph, content: bytes) -> Run:
+    """The reference kernels, every computed tensor an output."""
+    computed = (tensor.index for node in graph.nodes for tensor in node.outputs)
+    return run_of(graph, content, (*graph.outputs, *computed), reference_interpreter)
+
+
+def prepare(content: bytes, graph: Graph, reference: Run, given: Mapping[str, str], progress: Progress) -> Subject:
     """Compiles all partitions; raises DelegateError."""
     options = parse(given, os.environ)
     target = target_of(options)
     progress("compiling")
-    npu = npu_interpreter(content, keep=True, **given)
     found = taken(graph, target)
-    delegated = len(npu._get_ops_details()) - len(graph.nodes)
+    borders = (index for part in found for index in (*part.inputs, *part.outputs) if index not in graph.inputs)
+    npu = run_of(graph, content, (*graph.outputs, *borders), lambda model: npu_interpreter(model, **given))
+    delegated = len(npu.interpreter._get_ops_details()) - len(graph.nodes)
     if delegated != len(found):
         raise CompileError(f"the delegate has {delegated} partitions where this report expects {len(found)}")
     parts = [make_part(graph, part, options, target) for part in found]
     last = last_output(parts)
-    xnnpack = None if last is None else xnnpack_interpreter(ending_at(content, last.index))
+    xnnpack = None if last is None else run_of(graph, content, (last.index,), xnnpack_interpreter)
     return Subject(graph, parts, reference, npu, xnnpack, last)
 
 
 def compare(subject: Subject, inputs: Sequence[Inputs], result: ModelResult, progress: Progress) -> None:
     """All inputs through all interpreters; fills the result."""
-    xnnpack = Difference()
-    right = 0
+    xnnpack, right, graph = Difference(), 0, subject.graph
     for number, given in enumerate(inputs, 1):
         progress(f"{given.name} ({number} of {len(inputs)})")
-        expected, got = infer(subject.reference, given.arrays), infer(subject.npu, given.arrays)
-        result.outputs += total(difference(a, b) for a, b in zip(expected, got, strict=True))
-        right += is_classifier(subject.graph) and int(expected[0].argmax()) == int(got[0].argmax())
+        reference, npu = subject.reference.infer(given.arrays), subject.npu.infer(given.arrays)
+        result.outputs += total(difference(reference[index], npu[index]) for index in graph.outputs)
+        right += all(reference[index].argmax() == npu[index].argmax() for index in graph.outputs)
         for part in subject.parts:
-            compare_part(part, subject.reference, subject.npu, result)
-        if subject.last is not None:
-            wanted = subject.reference.get_tensor(subject.last.index)
-            xnnpack += difference(wanted, infer(subject.xnnpack, given.arrays)[0])
-    if is_classifier(subject.graph):
+            compare_part(part, reference, npu, result)
+        if subject.last is not None and subject.xnnpack is not None:
+            index = subject.last.index
+            xnnpack += difference(reference[index], subject.xnnpack.infer(given.arrays)[index])
+    if is_classifier(graph):
         result.top1 = right, len(inputs)
     finished = [with_causes(unit) for part in subject.parts for unit in part.units]
     if subject.last is not None:
-        found = next(layer for layer in finished if layer.nodes[-1] == writer_of(subject.graph, subject.last))
+        found = next(layer for layer in finished if layer.nodes[-1] == writer_of(graph, subject.last))
         result.last_layer, result.drift, result.xnnpack_drift = found.operator, found.in_place, xnnpack
     result.partitions = len(subject.parts)
     result.npu_nodes = sum(len(layer.nodes) for layer in finished)
-    layers = [*finished, *cpu_layers(subject.graph, subject.parts)]
+    layers = [*finished, *cpu_layers(graph, subject.parts)]
     result.layers = tuple(sorted(layers, key=lambda layer: layer.nodes))
 
 
@@ -320,10 +346,10 @@ def measure(model: ModelFile, request: Request, options: Mapping[str, str], prog
     pictures = pictures_for(model, request.images)
     try:
         content = model.read()
-        reference = reference_interpreter(content, keep=True)
         graph = read_graph(content)
+        reference = reference_of(graph, content)
         inputs = make_inputs(graph, pictures, request)
-        infer(reference, inputs[0].arrays)
+        reference.infer(inputs[0].arrays)
     except (RuntimeError, ValueError, OSError, DelegateError) as error:
         return replace(result, refused=one_line(error))
     result.inputs, result.nodes = tuple(given.name for given in inputs), len(graph.nodes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import tflite
 
@@ -16,6 +16,7 @@ import delegate
 from delegate.errors import ModelError
 
 Array = npt.NDArray[Any]
+OUTPUTS_FIELD = 8  # of a SubGraph's table of fields: tensors 4, inputs 6, outputs 8
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,11 @@ def _natural(path: Path) -> tuple[str, int, str]:
     return str(path.parent / letters), int(digits or 0), path.suffix
 
 
-def reference_interpreter(content: bytes, keep: bool = False) -> Any:
-    """TFLite's plain reference kernels, without XNNPACK; tensors allocated. ``keep``: all of them can be read."""
+def reference_interpreter(content: bytes) -> Any:
+    """TFLite's plain reference kernels, without XNNPACK; tensors allocated."""
     module = delegate.interpreter_module()
     kernels = module.OpResolverType.BUILTIN_REF
-    return _allocated(
-        module.Interpreter(
-            model_content=content, experimental_op_resolver_type=kernels, experimental_preserve_all_tensors=keep
-        )
-    )
+    return _allocated(module.Interpreter(model_content=content, experimental_op_resolver_type=kernels))
 
 
 def xnnpack_interpreter(content: bytes, threads: int = 1) -> Any:
@@ -84,11 +81,10 @@ def xnnpack_interpreter(content: bytes, threads: int = 1) -> Any:
     return _allocated(delegate.interpreter_module().Interpreter(model_content=content, num_threads=threads))
 
 
-def npu_interpreter(content: bytes, *, keep: bool = False, **options: str) -> Any:
+def npu_interpreter(content: bytes, **options: str) -> Any:
     """The reference kernels with this project's delegate before them; tensors allocated.
 
     The reference kernels stay below the delegate, so that all that differs from reference_interpreter is the NPU's.
-    ``keep``: all tensors outside of its partitions can be read.
     """
     module = delegate.interpreter_module()
     return _allocated(
@@ -96,7 +92,6 @@ def npu_interpreter(content: bytes, *, keep: bool = False, **options: str) -> An
             model_content=content,
             experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
             experimental_delegates=[delegate.load(**options)],
-            experimental_preserve_all_tensors=keep,
         )
     )
 
@@ -114,9 +109,16 @@ def infer(interpreter: Any, inputs: Sequence[Array]) -> list[Array]:
     return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
 
 
-def ending_at(content: bytes, tensor: int) -> bytes:
-    """The model with another tensor as its first output, so that any kernels can be asked for it."""
-    changed = bytearray(content)
-    outputs = tflite.Model.GetRootAs(changed, 0).Subgraphs(0).OutputsAsNumpy()
-    outputs[0] = np.int32(tensor)  # a view of the bytes
-    return bytes(changed)
+def with_outputs(content: bytes, tensors: Sequence[int]) -> bytes:
+    """The model with other outputs, for tensors inside it: what is no output may be written over by the next operator.
+
+    A new list of outputs is put behind the file's end. Raises ValueError for a model without outputs.
+    """
+    subgraph = tflite.Model.GetRootAs(content, 0).Subgraphs(0)._tab
+    field = subgraph.Offset(OUTPUTS_FIELD)
+    if not field:
+        raise ValueError("the model has no outputs")
+    place = subgraph.Pos + field
+    changed = bytearray(content + bytes(-len(content) % 4))
+    changed[place : place + 4] = struct.pack("<I", len(changed) - place)
+    return bytes(changed + struct.pack(f"<I{len(tensors)}i", len(tensors), *tensors))

@@ -138,7 +138,7 @@ def cause_sheet(results: Sequence[ModelResult]) -> Sheet:
 
 
 def margin(cause: Cause) -> str:
-    return NOTHING if cause.margin is None else f"{cause.margin:.4f}"
+    return NOTHING if cause.margin is None else f"{cause.margin:.2g}"
 
 
 def ran(results: Iterable[ModelResult]) -> list[ModelResult]:
