@@ -86,7 +86,7 @@ class Machine:
         self._decoded: dict[tuple[int, bytes], Decoded] = {}
         self._state_ids: dict[Hashable, int] = {}
         self._state_count = 0
-        self._buffers = Buffers()
+        self._buffers = Buffers(self.warn)
         self.reset()
 
     def reset(self) -> None:
