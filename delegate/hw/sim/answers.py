@@ -100,7 +100,7 @@ def of_tables(plan: Dpu) -> Answers:
     """Of the tables and OUT_CVT of a plan, for each index of their window, from its first."""
     assert plan.tables is not None
     first, last = window(plan.tables)
-    behind = replace(plan, scale=None, pend=None, norm=None, elementwise=None)
+    behind = replace(plan, scale=None, norm=None, elementwise=None)
     return work_out(behind, np.arange(first, last + 1)[:, None], (NOTHING, NOTHING), None)
 
 

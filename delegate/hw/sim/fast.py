@@ -78,7 +78,7 @@ class FastConvolution:
         if plain.dpu.elementwise is not None:
             assert plain.reader is not None
             operand = dpu_rdma.read_operand(memory, plain.reader, task).astype(np.float64)
-        finish = epilogue.prepare(plain.dpu, plain.core.truncate, lanes.add, lanes.multiply, reach)
+        finish = epilogue.prepare(plain.dpu, plain.core.truncate, lanes.add, lanes.multiply, reach, buffers.warn)
         run = self._depthwise if plain.front.weights.depthwise else self._direct
         run(memory, copy, matrix, finish, operand, task)
 

@@ -51,6 +51,14 @@ class Pooling:
         """Elements of all taps together."""
         return self.output[0] * self.output[1] * self.channels * self.kernel[0] * self.kernel[1]
 
+    @property
+    def narrow(self) -> bool:
+        """Whether the type of the elements holds all that the window gives: no sums, and a padding value that fits."""
+        if self.method == AVERAGE:
+            return False
+        limit = 1 << (self.format.bits - 1)
+        return not self.format.integer or -limit <= self.pad_value < limit
+
     def run(self, memory: AddressSpace, buffers: Buffers, task: str) -> None:
         """Pools all surfaces; the pads always count (S-176, F-100)."""
         atom, dtype = (
@@ -65,7 +73,7 @@ class Pooling:
         top, bottom, left, right = self.padding
         reach = [(o - 1) * s + k for o, s, k in zip(self.output, self.stride, self.kernel, strict=True)]
         stored = stored[:, : max(1, reach[0] - top), : max(1, reach[1] - left)]  # what no window sees is not read
-        numbers = stored.astype(np.int64 if self.format.integer else np.float32)
+        numbers = stored if self.narrow else stored.astype(np.int64 if self.format.integer else np.float32)
         full = np.pad(numbers, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=self.pad_value)
         taps = [
             full[
@@ -83,10 +91,11 @@ class Pooling:
     def reduce(self, taps: list[Numbers]) -> Numbers:
         """All taps of the window to one value each (F-101)."""
         result: Numbers
-        if self.method == MAXIMUM:
-            result = np.maximum.reduce(taps)
-        elif self.method == MINIMUM:
-            result = np.minimum.reduce(taps)
+        if self.method in (MAXIMUM, MINIMUM):
+            larger = np.maximum if self.method == MAXIMUM else np.minimum
+            result = taps[0].copy()
+            for tap in taps[1:]:
+                larger(result, tap, out=result)
         elif self.format.integer:  # Q16 reciprocals, ties to even (S-179: one closed form for S-132)
             product = np.sum(taps, axis=0) * (self.reciprocals[0] * self.reciprocals[1])
             result = saturate(round_shift(product, 32), self.format.bits)
