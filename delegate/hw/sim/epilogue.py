@@ -28,11 +28,8 @@ def suits(plan: Dpu) -> bool:
     scale, norm, stage, output = plan.scale, plan.norm, plan.elementwise, plan.output
     if output.format.name != "int8" or (plan.tables is not None and not answers.bounded(plan.tables)):
         return False
-    if scale is not None:
-        known = scale.algorithm in (None, ADD) and not scale.prelu
-        known = known and (not scale.multiply or scale.multiply_source == "memory")
-        if not known or (scale.algorithm is not None and scale.alu_source != "memory"):
-            return False
+    if scale is not None and (scale.algorithm not in (None, ADD) or scale.prelu):
+        return False
     if norm is not None and (norm.algorithm is not None or norm.prelu or norm.multiply_source != "register"):
         return False
     return stage is None or (
