@@ -166,4 +166,4 @@ class FastFlying:
         )
         values = np.repeat(every_byte()[:, None], plan.channels, axis=1)
         channel = np.arange(len(main) * ATOM).reshape(-1, 1, ATOM)
-        return work_out(plan, values, (scale, norm), None), main * np.int64(plan.channels) + channel
+        return work_out(plan, values, (scale, norm), None), main.astype(np.int64) * plan.channels + channel
