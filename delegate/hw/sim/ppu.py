@@ -51,14 +51,6 @@ class Pooling:
         """Elements of all taps together."""
         return self.output[0] * self.output[1] * self.channels * self.kernel[0] * self.kernel[1]
 
-    @property
-    def narrow(self) -> bool:
-        """Whether the type of the elements holds all that the window gives: no sums, and a padding value that fits."""
-        if self.method == AVERAGE:
-            return False
-        limit = 1 << (self.format.bits - 1)
-        return not self.format.integer or -limit <= self.pad_value < limit
-
     def run(self, memory: AddressSpace, buffers: Buffers, task: str) -> None:
         """Pools all surfaces; the pads always count (S-176, F-100)."""
         atom, dtype = (
@@ -73,8 +65,9 @@ class Pooling:
         top, bottom, left, right = self.padding
         reach = [(o - 1) * s + k for o, s, k in zip(self.output, self.stride, self.kernel, strict=True)]
         stored = stored[:, : max(1, reach[0] - top), : max(1, reach[1] - left)]  # what no window sees is not read
-        numbers = stored if self.narrow else stored.astype(np.int64 if self.format.integer else np.float32)
-        full = np.pad(numbers, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=self.pad_value)
+        if self.method == AVERAGE:  # maxima and minima stay in the type of the elements
+            stored = stored.astype(np.int64 if self.format.integer else np.float32)
+        full = np.pad(stored, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=self.pad_value)
         taps = [
             full[
                 :,
@@ -164,7 +157,11 @@ def _pad_value(regs: TaskRegisters, form: Format) -> float:
     bits = PAD_BITS[form.name]
     raw = regs[PPU.PADDING_VALUE_1_CFG]["pad_value_0"] & ((1 << bits) - 1)
     if form.integer:
-        return raw - (1 << bits) if raw >> (bits - 1) else raw
+        value = raw - (1 << bits) if raw >> (bits - 1) else raw
+        limit = 1 << (form.bits - 1)
+        fits = -limit <= value < limit
+        regs.require(fits, PPU.PADDING_VALUE_1_CFG, value, f"a number of {form.name}: others are not known (F-129)")
+        return value
     return float(np.array([raw], np.uint16).view(np.float16)[0])
 
 
