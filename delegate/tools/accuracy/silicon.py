@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
-Reals = npt.NDArray[np.float64]
+Reals = npt.NDArray[np.float32]
 
-UNWRITTEN = np.iinfo(np.int64).min  # what memory holds before a layer writes it
+UNWRITTEN = -(1 << 15)  # what memory holds before a layer writes it
 SEGMENT_BITS = 5  # of a table's index: 32 steps between two entries (S-117)
 LAST_ENTRY = 512  # of each of the two tables
 LOWEST = -128  # what the PPU pads with
+EVERYWHERE = (slice(None), slice(None), slice(None))  # images, pixels, channels
 
 
 def half_to_even(values: Ints, shift: int) -> Ints:
@@ -70,7 +71,7 @@ class Memory:
 
     def __init__(self, views: Views) -> None:
         self._views = views
-        self._values: dict[int, Ints] = {}
+        self._values: dict[int, npt.NDArray[np.int16]] = {}
         self.margins: dict[int, Reals] = {}
 
     def part(self, tensor: Tensor, of: Mapping[int, Array]) -> Array:
@@ -78,8 +79,8 @@ class Memory:
         root = self._views.root(tensor)
         if root.tensor.index not in self._values:
             images, *sides, channels = root.tensor.shape
-            self._values[root.tensor.index] = np.full((images, prod(sides), channels), UNWRITTEN)
-            self.margins[root.tensor.index] = np.full((images, prod(sides), channels), 0.5)
+            self._values[root.tensor.index] = np.full((images, prod(sides), channels), UNWRITTEN, np.int16)
+            self.margins[root.tensor.index] = np.full((images, prod(sides), channels), 0.5, np.float32)
         _, height, width, channels = cube_shape(tensor)
         first = root.row * root.tensor.shape[2]
         result: Array = of[root.tensor.index][:, first : first + height * width, root.channel : root.channel + channels]
@@ -87,9 +88,9 @@ class Memory:
 
     def read(self, tensor: Tensor) -> Ints:
         """The numbers (images, pixels, channels) of a tensor that is wholly written."""
-        values: Ints = self.part(tensor, self._values)
+        values = self.part(tensor, self._values)
         assert not (values == UNWRITTEN).any(), f"tensor {tensor.index} is read before it is written"
-        return values
+        return values.astype(np.int64)
 
     def fill(self, tensor: Tensor, stored: Array) -> None:
         """A tensor that comes from outside, as TFLite stores it."""
@@ -164,17 +165,17 @@ def scaled(values: Ints, run: Requantize) -> Ints:
     return values
 
 
-def written(values: Ints, run: Requantize, fraction_bits: int = 0) -> Ints:
-    """OUT_CVT: multiply, shift, add the offset, saturate; ``fraction_bits`` of the values are behind the point."""
-    products, shift = values * run.multiplier, run.shift + fraction_bits
-    rounded = half_away(products, shift) if run.half_away else half_to_even(products, shift)
+def written(values: Ints, run: Requantize) -> Ints:
+    """OUT_CVT: multiply, shift, add the offset, saturate."""
+    products = values * run.multiplier
+    rounded = half_away(products, run.shift) if run.half_away else half_to_even(products, run.shift)
     return saturate(rounded + run.offset, 8)
 
 
-def margins(values: Ints, run: Requantize, fraction_bits: int = 0) -> Reals:
+def margins(values: Ints, run: Requantize) -> Reals:
     """How far OUT_CVT's numbers are from a tie between two results, in output steps; at most a half."""
-    whole = 1 << (run.shift + fraction_bits)
-    return np.asarray(np.abs(((values * run.multiplier) & (whole - 1)) / whole - 0.5))
+    whole = 1 << run.shift
+    return np.asarray(np.abs(((values * run.multiplier) & (whole - 1)) / whole - 0.5), np.float32)
 
 
 def convolve(layer: Convolution, memory: Memory) -> None:
@@ -215,12 +216,9 @@ def combine(layer: Elementwise, memory: Memory) -> None:
         values = saturate(half_to_even((values + layer.main_offset) * layer.main_multiplier, layer.main_shift), 32)
     if layer.operation is not None:
         values = operated(layer, values, memory)
-    fraction_bits = 0
     if layer.table is not None:
-        values, fraction_bits = looked_up(values, layer.table.astype(np.int64)), SEGMENT_BITS
-    run = layer.requantize
-    everywhere = (slice(None), slice(None), slice(None))
-    memory.write(layer.output, everywhere, written(values, run, fraction_bits), margins(values, run, fraction_bits))
+        values = looked_up(values, layer.table.astype(np.int64))
+    memory.write(layer.output, EVERYWHERE, written(values, layer.requantize), margins(values, layer.requantize))
 
 
 def operated(layer: Elementwise, values: Ints, memory: Memory) -> Ints:
@@ -242,19 +240,19 @@ def operated(layer: Elementwise, values: Ints, memory: Memory) -> Ints:
 
 
 def looked_up(index: Ints, table: Ints) -> Ints:
-    """The tables at some numbers, times 2**SEGMENT_BITS; between two entries on the line through them (S-220).
+    """The tables at some numbers; between two entries on the line through them (S-117, S-220).
 
-    One table is for numbers below 0, the other from 0 on; beyond their ends the outermost entry counts.
+    One table is for numbers below 0, the other from 0 on; beyond their ends the outermost entry counts. How the silicon
+    rounds between entries is not known; here it is to the nearest integer, ties to even (F-121).
     """
-    below, above = (table[0], index + (LAST_ENTRY << SEGMENT_BITS)), (table[1], index)
 
     def line(entries: Ints, position: Ints) -> Ints:
         position = np.clip(position, 0, LAST_ENTRY << SEGMENT_BITS)
         segment = np.minimum(position >> SEGMENT_BITS, LAST_ENTRY - 1)
-        left, right = entries[segment], entries[segment + 1]
-        return np.asarray((left << SEGMENT_BITS) + (right - left) * (position - (segment << SEGMENT_BITS)))
+        rise = (entries[segment + 1] - entries[segment]) * (position - (segment << SEGMENT_BITS))
+        return np.asarray(entries[segment] + half_to_even(rise, SEGMENT_BITS))
 
-    return np.where(index < 0, line(*below), line(*above))
+    return np.where(index < 0, line(table[0], index + (LAST_ENTRY << SEGMENT_BITS)), line(table[1], index))
 
 
 def pool(layer: Pooling, memory: Memory) -> None:
@@ -269,8 +267,7 @@ def pool(layer: Pooling, memory: Memory) -> None:
     for y, x in np.ndindex(layer.kernel):
         window = padded[:, y : y + (rows - 1) * step_y + 1 : step_y, x : x + (columns - 1) * step_x + 1 : step_x]
         result = np.maximum(result, window)
-    everywhere = (slice(None), slice(None), slice(None))
-    memory.write(layer.output, everywhere, result.reshape(images, rows * columns, channels), 0.5)
+    memory.write(layer.output, EVERYWHERE, result.reshape(images, rows * columns, channels), 0.5)
 
 
 def evaluate(layers: Iterable[AnyLayer], views: Views, inputs: Iterable[tuple[Tensor, Array]]) -> Memory:
