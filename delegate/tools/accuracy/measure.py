@@ -26,9 +26,9 @@ from delegate.tools.accuracy.models import (
     ModelFile,
     infer,
     npu_interpreter,
+    quantized_xnnpack_interpreter,
     reference_interpreter,
     with_outputs,
-    xnnpack_interpreter,
 )
 
 Progress = Callable[[str], None]
@@ -67,7 +67,7 @@ class ModelResult:
     outputs: Difference = field(default_factory=Difference)  # end to end, from TFLite
     last_layer: str = ""  # the last on the NPU
     drift: Difference | None = None  # of that layer, from TFLite
-    xnnpack_drift: Difference | None = None  # the same of TFLite as it comes
+    xnnpack_drift: Difference | None = None  # the same of XNNPACK; None where it takes no operator
     top1: tuple[int, int] | None = None  # (inputs with the reference's first class, all); None for no classifier
 
     @property
@@ -265,7 +265,7 @@ class Subject:
     parts: Sequence[Part]
     reference: Run
     npu: Run
-    xnnpack: Run | None  # ends at the last layer on the NPU; None where there is no such layer
+    xnnpack: Run | None  # ends at the last layer on the NPU; None where it takes nothing
     last: Tensor | None
 
     def close(self) -> None:
@@ -298,7 +298,9 @@ def prepare(content: bytes, graph: Graph, reference: Run, given: Mapping[str, st
         raise CompileError(f"the delegate has {delegated} partitions where this report expects {len(found)}")
     parts = [make_part(graph, part, options, target) for part in found]
     last = last_output(parts)
-    xnnpack = None if last is None else run_of(graph, content, (last.index,), xnnpack_interpreter)
+    xnnpack = None if last is None else run_of(graph, content, (last.index,), quantized_xnnpack_interpreter)
+    if xnnpack is not None and len(xnnpack.interpreter._get_ops_details()) == len(graph.nodes):
+        xnnpack = None  # it takes no node of this model
     return Subject(graph, parts, reference, npu, xnnpack, last)
 
 
@@ -320,7 +322,8 @@ def compare(subject: Subject, inputs: Sequence[Inputs], result: ModelResult, pro
     finished = [with_causes(unit) for part in subject.parts for unit in part.units]
     if subject.last is not None:
         found = next(layer for layer in finished if layer.nodes[-1] == writer_of(graph, subject.last))
-        result.last_layer, result.drift, result.xnnpack_drift = found.operator, found.in_place, xnnpack
+        result.last_layer, result.drift = found.operator, found.in_place
+        result.xnnpack_drift = None if subject.xnnpack is None else xnnpack
     result.partitions = len(subject.parts)
     result.npu_nodes = sum(len(layer.nodes) for layer in finished)
     layers = [*finished, *cpu_layers(graph, subject.parts)]

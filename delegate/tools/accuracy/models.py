@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ import delegate
 from delegate.errors import ModelError
 
 Array = npt.NDArray[Any]
+SIGNED_8_BITS, UNSIGNED_8_BITS = 1, 2  # flags of XNNPACK's delegate
 OUTPUTS_FIELD = 8  # of a SubGraph's table of fields: tensors 4, inputs 6, outputs 8
 
 
@@ -79,6 +81,50 @@ def reference_interpreter(content: bytes) -> Any:
 def xnnpack_interpreter(content: bytes, threads: int = 1) -> Any:
     """TFLite as it comes, with XNNPACK where it takes a node; tensors allocated."""
     return _allocated(delegate.interpreter_module().Interpreter(model_content=content, num_threads=threads))
+
+
+class XnnpackOptions(ctypes.Structure):
+    """The options of XNNPACK's delegate as far as they are the same in all versions, and room for what follows."""
+
+    _fields_ = (("threads", ctypes.c_int32), ("flags", ctypes.c_uint32), ("others", ctypes.c_byte * 248))
+
+
+class Xnnpack:
+    """XNNPACK's delegate for 8-bit operators, which some builds of TFLite leave off by default."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        library.TfLiteXNNPackDelegateOptionsDefault.restype = XnnpackOptions
+        library.TfLiteXNNPackDelegateCreate.restype = ctypes.c_void_p
+        library.TfLiteXNNPackDelegateDelete.argtypes = (ctypes.c_void_p,)
+        options = library.TfLiteXNNPackDelegateOptionsDefault()
+        options.flags |= SIGNED_8_BITS | UNSIGNED_8_BITS
+        self._pointer = library.TfLiteXNNPackDelegateCreate(ctypes.byref(options))
+        self._delete = library.TfLiteXNNPackDelegateDelete
+
+    def _get_native_delegate_pointer(self) -> int:
+        """What the interpreter asks a delegate for."""
+        return int(self._pointer)
+
+    def __del__(self) -> None:
+        self._delete(self._pointer)
+
+
+def quantized_xnnpack_interpreter(content: bytes) -> Any:
+    """TFLite with XNNPACK where that takes a node, 8-bit operators included; tensors allocated.
+
+    A runtime that does not show XNNPACK's delegate comes with what it has by default.
+    """
+    module = delegate.interpreter_module()
+    library = ctypes.CDLL(module._interpreter_wrapper.__file__)
+    if not hasattr(library, "TfLiteXNNPackDelegateCreate"):
+        return xnnpack_interpreter(content)
+    return _allocated(
+        module.Interpreter(
+            model_content=content,
+            experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_delegates=[Xnnpack(library)],
+        )
+    )
 
 
 def npu_interpreter(content: bytes, **options: str) -> Any:

@@ -216,7 +216,7 @@ Two oracles judge what the NPU computes. *Hardware-exact*: a model of the silico
 delegated, every tensor inside it and every layer alone must equal it on every element. *TFLite-reference*: TFLite's
 reference kernels (BUILTIN_REF); a layer *alone* is fed with the reference's own tensors, *in place* with what the NPU
 made of the model up to there; differences are in quanta of the output. *Drift* is that of the last layer on the NPU, in
-place, beside the drift of the same tensor in TFLite as it comes (XNNPACK)."""
+place, beside the drift of the same tensor with XNNPACK's 8-bit kernels."""
 
 
 def as_json(results: Sequence[ModelResult], command: str) -> dict[str, Any]:
