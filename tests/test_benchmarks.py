@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 import generate
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from tflite_writer import write
 
-from benchmarks import harness, speed
+from benchmarks import speed
 
 
 @pytest.fixture
@@ -20,17 +19,6 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "small.tflite"
     path.write_bytes(write(generate.random_convolution(np.random.default_rng(3))))
     return path
-
-
-def test_models_are_found_in_folders_and_archives(tmp_path: Path) -> None:
-    for name in ("mb10.tflite", "mb2.tflite"):
-        (tmp_path / name).write_bytes(b"x")
-    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
-        archive.writestr("a.tflite", b"inside")
-        archive.writestr("readme.txt", b"")
-    found = list(harness.model_files([tmp_path]))
-    assert [file.name for file in found] == ["mb2", "mb10", "more/a"]
-    assert found[2].read() == b"inside"
 
 
 def test_a_missing_model_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

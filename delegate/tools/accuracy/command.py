@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from delegate.tools.accuracy import report
 from delegate.tools.accuracy.inputs import Request
 from delegate.tools.accuracy.measure import ModelResult, measure
 from delegate.tools.accuracy.models import ModelFile, model_files
+from delegate.tools.accuracy.xnnpack import Peer
 
 NARROW = 160  # columns that the tables take where the output is no terminal
 
@@ -56,8 +58,9 @@ def report_accuracy(paths: Sequence[Path], request: Request, options: dict[str, 
 def measure_all(models: Sequence[ModelFile], request: Request, options: dict[str, str]) -> list[ModelResult]:
     """One after the other; progress on stderr."""
     columns = (TextColumn("[{task.completed}/{task.total}] {task.description}"), TimeElapsedColumn())
-    results = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    results: list[ModelResult] = []
+    peer = Peer()
+    with closing(peer), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(models))
         for model in models:
 
@@ -65,7 +68,7 @@ def measure_all(models: Sequence[ModelFile], request: Request, options: dict[str
                 progress.update(task, description=f"{model.name}: {step}")
 
             say("reading")
-            results.append(measure(model, request, options, say))
+            results.append(measure(model, request, options, peer, say))
             progress.advance(task)
     return results
 

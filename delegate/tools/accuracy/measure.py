@@ -17,7 +17,7 @@ from delegate.memory import Views
 from delegate.options import Options, parse
 from delegate.partition import partition, taken
 from delegate.runtime import Session, target_of
-from delegate.tflite import read_graph
+from delegate.tflite import DAMAGE, read_graph
 from delegate.tools.accuracy import silicon
 from delegate.tools.accuracy.causes import CARRIED, Cause, causes, forms_of, merged
 from delegate.tools.accuracy.counts import Difference, difference, total
@@ -26,10 +26,10 @@ from delegate.tools.accuracy.models import (
     ModelFile,
     infer,
     npu_interpreter,
-    quantized_xnnpack_interpreter,
     reference_interpreter,
     with_outputs,
 )
+from delegate.tools.accuracy.xnnpack import Peer
 
 Progress = Callable[[str], None]
 Tensors = Mapping[int, Array]  # by number in the model
@@ -67,7 +67,8 @@ class ModelResult:
     outputs: Difference = field(default_factory=Difference)  # end to end, from TFLite
     last_layer: str = ""  # the last on the NPU
     drift: Difference | None = None  # of that layer, from TFLite
-    xnnpack_drift: Difference | None = None  # the same of XNNPACK; None where it takes no operator
+    xnnpack_drift: Difference | None = None  # the same of XNNPACK; None where there is none
+    xnnpack_note: str = ""  # why there is none
     top1: tuple[int, int] | None = None  # (inputs with the reference's first class, all); None for no classifier
 
     @property
@@ -265,8 +266,7 @@ class Subject:
     parts: Sequence[Part]
     reference: Run
     npu: Run
-    xnnpack: Run | None  # ends at the last layer on the NPU; None where it takes nothing
-    last: Tensor | None
+    last: Tensor | None  # what the last layer on the NPU writes
 
     def close(self) -> None:
         for session in (session for part in self.parts for session in part.sessions()):
@@ -297,33 +297,38 @@ def prepare(content: bytes, graph: Graph, reference: Run, given: Mapping[str, st
     if delegated != len(found):
         raise CompileError(f"the delegate has {delegated} partitions where this report expects {len(found)}")
     parts = [make_part(graph, part, options, target) for part in found]
-    last = last_output(parts)
-    xnnpack = None if last is None else run_of(graph, content, (last.index,), quantized_xnnpack_interpreter)
-    if xnnpack is not None and len(xnnpack.interpreter._get_ops_details()) == len(graph.nodes):
-        xnnpack = None  # it takes no node of this model
-    return Subject(graph, parts, reference, npu, xnnpack, last)
+    return Subject(graph, parts, reference, npu, last_output(parts))
 
 
-def compare(subject: Subject, inputs: Sequence[Inputs], result: ModelResult, progress: Progress) -> None:
+def xnnpack_of(subject: Subject, content: bytes, inputs: Sequence[Inputs], peer: Peer) -> list[Array] | str:
+    """The last layer's tensor as XNNPACK has it for each of the inputs, or why it has not."""
+    if subject.last is None:
+        return "nothing is on the NPU"
+    changed = with_outputs(content, (subject.last.index,))
+    return peer.outputs(changed, len(subject.graph.nodes), [given.arrays for given in inputs])
+
+
+def compare(
+    subject: Subject, inputs: Sequence[Inputs], xnnpack: list[Array] | str, result: ModelResult, progress: Progress
+) -> None:
     """All inputs through all interpreters; fills the result."""
-    xnnpack, right, graph = Difference(), 0, subject.graph
-    for number, given in enumerate(inputs, 1):
-        progress(f"{given.name} ({number} of {len(inputs)})")
+    drift, right, graph = Difference(), 0, subject.graph
+    for number, given in enumerate(inputs):
+        progress(f"{given.name} ({number + 1} of {len(inputs)})")
         reference, npu = subject.reference.infer(given.arrays), subject.npu.infer(given.arrays)
         result.outputs += total(difference(reference[index], npu[index]) for index in graph.outputs)
         right += all(reference[index].argmax() == npu[index].argmax() for index in graph.outputs)
         for part in subject.parts:
             compare_part(part, reference, npu, result)
-        if subject.last is not None and subject.xnnpack is not None:
-            index = subject.last.index
-            xnnpack += difference(reference[index], subject.xnnpack.infer(given.arrays)[index])
+        if subject.last is not None and not isinstance(xnnpack, str):
+            drift += difference(reference[subject.last.index], xnnpack[number])
     if is_classifier(graph):
         result.top1 = right, len(inputs)
     finished = [with_causes(unit) for part in subject.parts for unit in part.units]
     if subject.last is not None:
         found = next(layer for layer in finished if layer.nodes[-1] == writer_of(graph, subject.last))
         result.last_layer, result.drift = found.operator, found.in_place
-        result.xnnpack_drift = None if subject.xnnpack is None else xnnpack
+        result.xnnpack_drift, result.xnnpack_note = (None, xnnpack) if isinstance(xnnpack, str) else (drift, "")
     result.partitions = len(subject.parts)
     result.npu_nodes = sum(len(layer.nodes) for layer in finished)
     layers = [*finished, *cpu_layers(graph, subject.parts)]
@@ -340,7 +345,9 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def measure(model: ModelFile, request: Request, options: Mapping[str, str], progress: Progress) -> ModelResult:
+def measure(
+    model: ModelFile, request: Request, options: Mapping[str, str], peer: Peer, progress: Progress
+) -> ModelResult:
     """Runs a model; what goes wrong is in the result. ``options`` are the delegate's, ``progress`` is told each step.
 
     Raises ModelError for an images folder that is none.
@@ -353,13 +360,13 @@ def measure(model: ModelFile, request: Request, options: Mapping[str, str], prog
         reference = reference_of(graph, content)
         inputs = make_inputs(graph, pictures, request)
         reference.infer(inputs[0].arrays)
-    except (RuntimeError, ValueError, OSError, DelegateError) as error:
+    except (RuntimeError, OSError, DelegateError, *DAMAGE) as error:
         return replace(result, refused=one_line(error))
     result.inputs, result.nodes = tuple(given.name for given in inputs), len(graph.nodes)
     try:
         subject = prepare(content, graph, reference, options, progress)
         try:
-            compare(subject, inputs, result, progress)
+            compare(subject, inputs, xnnpack_of(subject, content, inputs, peer), result, progress)
         finally:
             subject.close()
     except (RuntimeError, ValueError, OSError, DelegateError) as error:

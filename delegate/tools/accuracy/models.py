@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ import delegate
 from delegate.errors import ModelError
 
 Array = npt.NDArray[Any]
-SIGNED_8_BITS, UNSIGNED_8_BITS = 1, 2  # flags of XNNPACK's delegate
 OUTPUTS_FIELD = 8  # of a SubGraph's table of fields: tensors 4, inputs 6, outputs 8
 
 
@@ -75,56 +73,12 @@ def reference_interpreter(content: bytes) -> Any:
     """TFLite's plain reference kernels, without XNNPACK; tensors allocated."""
     module = delegate.interpreter_module()
     kernels = module.OpResolverType.BUILTIN_REF
-    return _allocated(module.Interpreter(model_content=content, experimental_op_resolver_type=kernels))
+    return allocated(module.Interpreter(model_content=content, experimental_op_resolver_type=kernels))
 
 
 def xnnpack_interpreter(content: bytes, threads: int = 1) -> Any:
     """TFLite as it comes, with XNNPACK where it takes a node; tensors allocated."""
-    return _allocated(delegate.interpreter_module().Interpreter(model_content=content, num_threads=threads))
-
-
-class XnnpackOptions(ctypes.Structure):
-    """The options of XNNPACK's delegate as far as they are the same in all versions, and room for what follows."""
-
-    _fields_ = (("threads", ctypes.c_int32), ("flags", ctypes.c_uint32), ("others", ctypes.c_byte * 248))
-
-
-class Xnnpack:
-    """XNNPACK's delegate for 8-bit operators, which some builds of TFLite leave off by default."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        library.TfLiteXNNPackDelegateOptionsDefault.restype = XnnpackOptions
-        library.TfLiteXNNPackDelegateCreate.restype = ctypes.c_void_p
-        library.TfLiteXNNPackDelegateDelete.argtypes = (ctypes.c_void_p,)
-        options = library.TfLiteXNNPackDelegateOptionsDefault()
-        options.flags |= SIGNED_8_BITS | UNSIGNED_8_BITS
-        self._pointer = library.TfLiteXNNPackDelegateCreate(ctypes.byref(options))
-        self._delete = library.TfLiteXNNPackDelegateDelete
-
-    def _get_native_delegate_pointer(self) -> int:
-        """What the interpreter asks a delegate for."""
-        return int(self._pointer)
-
-    def __del__(self) -> None:
-        self._delete(self._pointer)
-
-
-def quantized_xnnpack_interpreter(content: bytes) -> Any:
-    """TFLite with XNNPACK where that takes a node, 8-bit operators included; tensors allocated.
-
-    A runtime that does not show XNNPACK's delegate comes with what it has by default.
-    """
-    module = delegate.interpreter_module()
-    library = ctypes.CDLL(module._interpreter_wrapper.__file__)
-    if not hasattr(library, "TfLiteXNNPackDelegateCreate"):
-        return xnnpack_interpreter(content)
-    return _allocated(
-        module.Interpreter(
-            model_content=content,
-            experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            experimental_delegates=[Xnnpack(library)],
-        )
-    )
+    return allocated(delegate.interpreter_module().Interpreter(model_content=content, num_threads=threads))
 
 
 def npu_interpreter(content: bytes, **options: str) -> Any:
@@ -133,7 +87,7 @@ def npu_interpreter(content: bytes, **options: str) -> Any:
     The reference kernels stay below the delegate, so that all that differs from reference_interpreter is the NPU's.
     """
     module = delegate.interpreter_module()
-    return _allocated(
+    return allocated(
         module.Interpreter(
             model_content=content,
             experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
@@ -142,7 +96,8 @@ def npu_interpreter(content: bytes, **options: str) -> Any:
     )
 
 
-def _allocated(interpreter: Any) -> Any:
+def allocated(interpreter: Any) -> Any:
+    """The interpreter, ready to run."""
     interpreter.allocate_tensors()
     return interpreter
 

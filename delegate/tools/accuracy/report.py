@@ -93,7 +93,7 @@ def summary_sheet(results: Sequence[ModelResult]) -> Sheet:
             *counted(result.outputs),
             NOTHING if result.top1 is None else f"{result.top1[0]} of {result.top1[1]}",
             drifted(result.drift),
-            drifted(result.xnnpack_drift),
+            result.xnnpack_note.removeprefix("XNNPACK ") if result.xnnpack_note else drifted(result.xnnpack_drift),
         )
         for result in ran(results)
     ]
