@@ -8,6 +8,7 @@ from typing import Any
 
 from delegate.errors import OptionError
 from delegate.hw.device import DEVICES
+from delegate.partition import Selection
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,15 @@ class Options:
     cores: int = 1
     chain: str = "safe"
     unproven: str = "auto"
+    partitioning: str = "all"
+    min_nodes_per_partition: int = 1
+    max_delegated_partitions: int = 0  # no limit
+
+    @property
+    def selection(self) -> Selection:
+        """Which partitions are taken."""
+        by_cost = self.partitioning == "cost"
+        return Selection(by_cost, self.min_nodes_per_partition, self.max_delegated_partitions)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,14 @@ def number(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+def integer(text: str) -> int:
+    """A reader that takes any number of 32 bits, as TFLite's own tools do; what is below 1 is a delegate's default."""
+    digits = text.removeprefix("-")
+    if not (digits.isdecimal() and digits.isascii() and len(digits) <= 10 and -(1 << 31) <= int(text) < 1 << 31):
+        raise ValueError(text)
+    return int(text)
+
+
 def folder(text: str) -> str:
     """A reader that takes any text but an empty one."""
     if not text:
@@ -66,6 +84,7 @@ CACHE_OFF = "off"
 DEBUG = ("off", "verbose")
 CHAIN = ("safe", "full")
 UNPROVEN = ("auto", "never", "always")
+PARTITIONING = ("all", "cost")
 LARGEST_CACHE = 1 << 20  # MiB
 MOST_CORES = 3
 
@@ -77,6 +96,13 @@ OPTIONS: Mapping[str, Option] = {
     "cores": Option("TEFLON_CORES", f"1 to {MOST_CORES}", number(1, MOST_CORES)),
     "chain": Option("TEFLON_CHAIN", ", ".join(CHAIN), choice(*CHAIN)),
     "unproven": Option("TEFLON_UNPROVEN", ", ".join(UNPROVEN), choice(*UNPROVEN)),
+    "partitioning": Option("TEFLON_PARTITIONING", ", ".join(PARTITIONING), choice(*PARTITIONING)),
+    "min_nodes_per_partition": Option(
+        "TEFLON_MIN_NODES_PER_PARTITION", "a number of nodes; 0 and less mean 1", integer
+    ),
+    "max_delegated_partitions": Option(
+        "TEFLON_MAX_DELEGATED_PARTITIONS", "a number of partitions; 0 and less mean no limit", integer
+    ),
 }
 
 

@@ -18,10 +18,14 @@ Lowering = Callable[[Node, Target], Sequence[Convolution | Alias]]
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition a node must meet; ``text`` says it in words that end a sentence "refused: not so that ..."."""
+    """A condition a node must meet; ``text`` says it in words that end a sentence "refused: not so that ...".
+
+    ``remedy``: what change of the model would make it hold, where that says more than ``text`` does.
+    """
 
     text: str
     holds: Callable[[Node, Target], bool]
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
