@@ -19,26 +19,32 @@ PORT_BYTES = 16  # moved in a cycle (timing.md §1)
 PASS_SECONDS = 50e-6  # from one task's end to the next one's start, by the mainline kernel's interrupt (timing.md §2)
 JOB_SECONDS = 69e-6  # an empty job from submit to end, 52 µs, and the attachment of its addresses, 17 µs (timing.md §4)
 COPY_BYTES = 13.4e9  # a second, by one core of the CPU (silicon-figures §9); also the packing of a cube (assumed)
-CPU_PRODUCTS = (
-    0.5 * 32 * 2.4e9
-)  # a second, int8, Cortex-A76: two dot products of 16 a cycle, half of it reached (assumed)
-# Depthwise kernels have no use for dot products; cores without them reach 8 to 11e9 in whole networks (silicon-figures §7)
+# Products a second of one Cortex-A76 at 2.4 GHz, int8: half of two dot products of 16 a cycle (assumed).
+CPU_PRODUCTS = 0.5 * 2 * 16 * 2.4e9
+# Depthwise kernels have no use for dot products; a core without them does 8 to 11e9 a second in whole networks
+# (silicon-figures §7: the CPU of RK3576, 72 ms for MobileNetV1's 0.57e9).
 CPU_DEPTHWISE_PRODUCTS = 8e9
 
 # Place of the weights among the inputs, and of their output channels among the dimensions.
 WEIGHTS = {"CONV_2D": (1, 0), "DEPTHWISE_CONV_2D": (1, 3), "FULLY_CONNECTED": (1, 0), "TRANSPOSE_CONV": (1, 0)}
 
 
+def size(shape: Iterable[int]) -> int:
+    """Elements of a shape; 0 where an extent is not known."""
+    extents = tuple(shape)
+    return 0 if min(extents, default=1) < 1 else math.prod(extents)
+
+
 def macs(node: Node) -> int:
     """Products that the operator's definition asks for; 0 for one without weights, or whose shapes make no sense."""
     place, axis = WEIGHTS.get(node.op, (0, 0))
     weight = node.inputs[place] if place and len(node.inputs) > place else None
-    if weight is None or len(weight.shape) <= axis or min(weight.shape) < 1:
+    if weight is None or len(weight.shape) <= axis or min(weight.shape) < 1 or not node.outputs:
         return 0
     transposed = node.inputs[2] if node.op == "TRANSPOSE_CONV" and len(node.inputs) > 2 else None
     if transposed is not None:  # every pixel that is read meets every weight of its channel
-        return max(0, math.prod(transposed.shape[:-1])) * math.prod(weight.shape)
-    return max(0, math.prod(node.outputs[0].shape)) * (math.prod(weight.shape) // weight.shape[axis])
+        return size(transposed.shape[:-1]) * math.prod(weight.shape)
+    return size(node.outputs[0].shape) * (math.prod(weight.shape) // weight.shape[axis])
 
 
 def cube_bytes(tensor: Tensor, soc: Soc) -> int:

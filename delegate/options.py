@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,17 @@ OPTIONS: Mapping[str, Option] = {
         "TEFLON_MAX_DELEGATED_PARTITIONS", "a number of partitions; 0 and less mean no limit", integer
     ),
 }
+
+
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """What a command line gives as NAME=VALUE; raises OptionError for a text that is not of that form."""
+    given = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise OptionError(f"option {text!r} is not of the form NAME=VALUE")
+        given[name] = value
+    return given
 
 
 def parse(given: Mapping[str, str], environment: Mapping[str, str]) -> Options:

@@ -16,9 +16,7 @@ from delegate.ops import OPERATORS, Rule
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 QUANTIZE = "quantize the model to 8 bits, weights and activations (full integer quantization)"
-REPLACE = (
-    "replace it by operators of docs/operators.md, or move it to the model's beginning or end, where it cuts nothing"
-)
+REPLACE = "express it by operators that are supported (docs/operators.md)"
 ALLOW = "allow unproven register programs (option unproven=always), or run the device's known-answer probes"
 ONLY_NAMES = "its partition would compute nothing: the numbers stay where they are in memory"
 NOT_NEEDED = "none is needed: it costs next to nothing on the CPU"
@@ -160,7 +158,7 @@ def leave_out_small(graph: Graph, selection: Selection, found: Refusals) -> None
         size = len(part.nodes)
         if size < selection.min_nodes:
             refused = Refusal(
-                f"its partition has {size} of the {selection.min_nodes} nodes that it must have",
+                f"its partition has {size} of the {selection.min_nodes} nodes that one must have",
                 f"lower the option min_nodes_per_partition to {size}",
             )
         elif 0 < selection.max_partitions <= rank:
