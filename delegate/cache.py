@@ -53,7 +53,7 @@ def key(graph: Graph, target: Target, full_chains: bool) -> str:
     description = {
         "compiler": compiler_digest(),
         "soc": target.soc.name,
-        "forms": [sorted(target.forms), target.converter_only],
+        "target": [sorted(target.forms), target.signals_pooling, target.converter_only],
         "full_chains": full_chains,
         "inputs": graph.inputs,
         "outputs": graph.outputs,

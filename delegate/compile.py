@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,17 +10,37 @@ import numpy.typing as npt
 
 from delegate.errors import CompileError
 from delegate.fuse import fuse_additions
-from delegate.hw.emit import emit_convolution
-from delegate.hw.emit.stream import FIRE_CONVOLUTION, assemble, link
-from delegate.hw.layout import align, pack_bias, pack_bias_and_multipliers, pack_depthwise_weights, pack_weights
+from delegate.hw.emit import emit_task
+from delegate.hw.emit.stream import assemble, link
+from delegate.hw.layout import (
+    align,
+    divide_up,
+    pack_bias,
+    pack_bias_and_multipliers,
+    pack_constant,
+    pack_depthwise_weights,
+    pack_weights,
+)
 from delegate.hw.soc import Soc, Target
 from delegate.hw.task import Buffer, Bytes, Job, Layer, Place, Program, Relocation, Task, Words
-from delegate.ir import Alias, Convolution, ConvTile, Graph, Tensor
-from delegate.memory import Allocation, Cube, allocate, port
+from delegate.ir import (
+    AnyLayer,
+    AnyTile,
+    Convolution,
+    ConvTile,
+    Elementwise,
+    FlyingTile,
+    Graph,
+    Pooling,
+    PoolTile,
+    Tensor,
+    View,
+)
+from delegate.memory import Allocation, Cube, Views, allocate, port
 from delegate.ops import OPERATORS
-from delegate.quantize import zero_point
+from delegate.quantize import to_int8, zero_point
 from delegate.requantize import plain
-from delegate.tile import tile
+from delegate.tile import Operands, tile, tile_elementwise, tile_pooling
 
 REGCMD, WEIGHTS, FIRST_CUBES = 0, 1, 2  # buffer numbers
 
@@ -32,18 +52,18 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
     wrote, which the hardware book doubts (C-4). Raises CompileError.
     """
     soc = target.soc
-    layers, unaliased = lower(graph, target)
-    layers = separate(fuse_additions(layers, unaliased, soc), first_free=max(graph.tensors) + 1)
+    lowered, views = lower(graph, target)
+    layers = separate(fuse_additions(lowered, graph, views, soc), views, first_free=max(graph.tensors) + 1)
     if not layers:
         raise CompileError("a partition of aliases alone has nothing to compute")
-    memory = allocate(unaliased, layers, soc, FIRST_CUBES)
+    memory = allocate(graph, layers, views, soc, FIRST_CUBES)
     coefficients = Coefficients()
     tiles = [tile_layer(layer, memory, coefficients, soc) for layer in layers]
     tasks, relocations, regcmd = emit(tiles, soc)
     buffers = (regcmd, coefficients.buffer(), *memory.buffers)
     job = Job(
         tasks=tasks,
-        chains=chains(tasks, layers, soc.largest_chain, full_chains),
+        chains=chains(tasks, layers, views, soc.largest_chain, full_chains),
         reads=tuple(
             index for index, buffer in enumerate(buffers) if buffer.role == "input" and not written(index, tiles)
         ),
@@ -55,61 +75,49 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
         jobs=(job,),
         relocations=relocations,
         inputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.inputs),
-        outputs=tuple(
-            port(graph.tensors[index], memory.cubes[stored])
-            for index, stored in zip(graph.outputs, unaliased.outputs, strict=True)
-        ),
+        outputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.outputs),
         layers=tuple(Layer(layer.operator, layer.node, describe(layer)) for layer in layers),
     )
 
 
-def lower(graph: Graph, target: Target) -> tuple[list[Convolution], Graph]:
-    """(layers of all nodes in order, the graph without aliases).
+def lower(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
+    """(layers of all nodes in order, which tensors lie in the memory of others).
 
-    A tensor that is another under a new name gets that one's number wherever it is read. Raises CompileError for an
-    operator that no rule should have let through.
+    Raises CompileError for an operator that no rule should have let through.
     """
-    layers: list[Convolution] = []
-    root: dict[int, int] = {}
+    layers: list[AnyLayer] = []
+    views: list[View] = []
     for node in graph.nodes:
         if node.op not in OPERATORS:
             raise CompileError(f"operator {node.op} has no lowering")
         for layer in OPERATORS[node.op].lower(node, target):
-            if isinstance(layer, Alias):
-                root[layer.output.index] = root.get(layer.source.index, layer.source.index)
+            if isinstance(layer, View):
+                views.append(layer)
             else:
-                layers.append(renamed(layer, root))
-    outputs = tuple(root.get(index, index) for index in graph.outputs)
-    return layers, replace(graph, outputs=outputs)
+                layers.append(layer)
+    return layers, Views(views)
 
 
-def renamed(layer: Convolution, root: Mapping[int, int]) -> Convolution:
-    """The layer reading the tensors that aliases stand for."""
-
-    def rename(tensor: Tensor) -> Tensor:
-        return replace(tensor, index=root[tensor.index]) if tensor.index in root else tensor
-
-    addend = replace(layer.addend, tensor=rename(layer.addend.tensor)) if layer.addend else None
-    return replace(layer, inputs=tuple(rename(tensor) for tensor in layer.inputs), addend=addend)
-
-
-def separate(layers: Sequence[Convolution], first_free: int) -> list[Convolution]:
+def separate(layers: Sequence[AnyLayer], views: Views, first_free: int) -> list[AnyLayer]:
     """Puts a copy before a layer that reads two cubes as one where one of them already has another neighbour.
 
-    So never more than two tensors have to lie behind each other, and what such a layer reads has a known bound.
-    ``first_free``: number of the first new tensor.
+    So never more than two tensors have to lie behind each other, and what such a layer reads has a known bound. A
+    tensor inside another is copied as well. ``first_free``: number of the first new tensor.
     """
-    result: list[Convolution] = []
+    result: list[AnyLayer] = []
     partnered: set[int] = set()
     for layer in layers:
+        if not isinstance(layer, Convolution) or len(layer.inputs) < 2:
+            result.append(layer)
+            continue
         inputs = list(layer.inputs)
-        if len(inputs) > 1:
-            for position, tensor in enumerate(inputs):
-                if tensor.index in partnered:
-                    inputs[position] = replace(tensor, index=first_free, name=f"copy of {tensor.name}")
-                    result.append(copy_layer(layer, tensor, inputs[position]))
-                    first_free += 1
-            partnered |= {tensor.index for tensor in inputs}
+        for position, tensor in enumerate(inputs):
+            root = views.root(tensor)
+            if root.tensor.index in partnered or not root.at_start:
+                inputs[position] = replace(tensor, index=first_free, name=f"copy of {tensor.name}")
+                result.append(copy_layer(layer, tensor, inputs[position]))
+                first_free += 1
+        partnered |= {views.root(tensor).tensor.index for tensor in inputs}
         result.append(replace(layer, inputs=tuple(inputs)))
     return result
 
@@ -133,13 +141,21 @@ def copy_layer(reader: Convolution, tensor: Tensor, copy: Tensor) -> Convolution
     )
 
 
-def describe(layer: Convolution) -> str:
+def describe(layer: AnyLayer) -> str:
     """A layer in a line, for reports."""
-    _, height, width, channels = layer.inputs[0].shape
+    images, height, width, channels = layer.reads[0].shape
     _, output_height, output_width, output_channels = layer.output.shape
+    sizes = f"{height}x{width}x{channels} -> {output_height}x{output_width}x{output_channels}"
+    batch = f"{images} images of " * (images > 1)
+    if isinstance(layer, Elementwise):
+        table = ["table"] * (layer.table is not None)
+        return f"{batch}{sizes}, {', '.join([*([layer.operation] if layer.operation else []), *table]) or 'copy'}"
+    if isinstance(layer, Pooling):
+        return f"{batch}{sizes}, {layer.kernel[0]}x{layer.kernel[1]}, stride {layer.stride[0]}x{layer.stride[1]}"
     marks = [", depthwise" * layer.depthwise, ", addition fused" * (layer.addend is not None)]
+    marks.append(f", {len(layer.moves)} parts" * (len(layer.moves) > 0))
     return (
-        f"{height}x{width}x{channels} -> {output_height}x{output_width}x{output_channels}, "
+        f"{batch}{sizes}, "
         f"{layer.weight.shape[1]}x{layer.weight.shape[2]}, stride {layer.stride[0]}x{layer.stride[1]}{''.join(marks)}"
     )
 
@@ -163,6 +179,8 @@ def source(layer: Convolution, memory: Allocation, soc: Soc) -> Source:
         if rest or cube.place.buffer != lowest.place.buffer or cube.surface_bytes != lowest.surface_bytes:
             raise CompileError(f"{layer.operator}: inputs do not lie whole surfaces apart")
         offsets.append(surfaces * soc.atom_bytes)
+    if len(cubes) == 1:
+        return Source(lowest, layer.weight.shape[3], (0,))
     channels = max(offset + tensor.shape[3] for offset, tensor in zip(offsets, layer.inputs, strict=True))
     return Source(lowest, channels, tuple(offsets))
 
@@ -197,19 +215,51 @@ class Coefficients:
         return place
 
     def buffer(self) -> Buffer:
-        return Buffer("weights", self._size, "weight", np.concatenate(self._parts))
+        """All of it; a buffer cannot be empty."""
+        data = np.concatenate(self._parts) if self._parts else np.zeros(64, np.uint8)
+        return Buffer("weights", data.size, "weight", data)
 
 
-def tile_layer(layer: Convolution, memory: Allocation, coefficients: Coefficients, soc: Soc) -> list[ConvTile]:
+def tile_layer(
+    layer: AnyLayer, memory: Allocation, coefficients: Coefficients, soc: Soc
+) -> Sequence[ConvTile | FlyingTile | PoolTile]:
     """Packs a layer's coefficients and cuts it into tiles."""
+    output = memory.cubes[layer.output.index]
+    if isinstance(layer, Convolution):
+        return tile_convolution(layer, memory, coefficients, soc)
+    if isinstance(layer, Pooling):
+        return tile_pooling(layer, memory.cubes[layer.input.index], output, soc)
+    operand = operand_cube(layer, memory, coefficients, soc) if layer.operand else None
+    return tile_elementwise(layer, memory.cubes[layer.main.index], operand, output, soc)
+
+
+def operand_cube(layer: Elementwise, memory: Allocation, coefficients: Coefficients, soc: Soc) -> Cube:
+    """Where an element-wise operand lies; a constant is put beside the weights."""
+    assert layer.operand is not None
+    if layer.operand.data is None:
+        return memory.cubes[layer.operand.index]
+    if layer.operand.shape[0] != 1:
+        raise CompileError(f"{layer.operator}: a constant operand of {layer.operand.shape[0]} images")
+    data = pack_constant(to_int8(layer.operand.data)[0], -layer.operand_offset, soc)
+    surfaces = divide_up(layer.operand.shape[3], soc.atom_bytes)
+    return Cube(coefficients.add(data), surfaces, data.size // surfaces, data.size)
+
+
+def tile_convolution(layer: Convolution, memory: Allocation, coefficients: Coefficients, soc: Soc) -> list[ConvTile]:
+    """Packs a convolution's coefficients and cuts it into tiles."""
     where = source(layer, memory, soc)
     weight = place_weights(layer, where)
     pack = pack_depthwise_weights if layer.depthwise else pack_weights
-    weights = coefficients.add(pack(weight, soc, layer.weight_zero_point))
     group = soc.depthwise_group if layer.depthwise else soc.kernel_group
-    bias = coefficients.add(pack_bs_operands(layer, align(layer.output.shape[3], group)))
-    addend = memory.cubes[layer.addend.tensor.index] if layer.addend else None
-    return tile(layer, where.channels, where.cube, memory.cubes[layer.output.index], addend, weights, bias, soc)
+    operands = Operands(
+        channels=where.channels,
+        feature=where.cube,
+        output=memory.cubes[layer.output.index],
+        addend=memory.cubes[layer.addend.tensor.index] if layer.addend else None,
+        weight=coefficients.add(pack(weight, soc, layer.weight_zero_point)),
+        bias=coefficients.add(pack_bs_operands(layer, align(layer.bias.size, group))),
+    )
+    return tile(layer, operands, soc)
 
 
 def pack_bs_operands(layer: Convolution, channels: int) -> Bytes:
@@ -220,11 +270,11 @@ def pack_bs_operands(layer: Convolution, channels: int) -> Bytes:
     return pack_bias_and_multipliers(layer.bias, np.concatenate(multipliers), channels)
 
 
-def emit(tiles: Sequence[Sequence[ConvTile]], soc: Soc) -> tuple[tuple[Task, ...], tuple[Relocation, ...], Buffer]:
+def emit(tiles: Sequence[Sequence[AnyTile]], soc: Soc) -> tuple[tuple[Task, ...], tuple[Relocation, ...], Buffer]:
     """(tasks, relocations, the buffer for the streams); each task's tail leads to the next."""
     streams: list[tuple[Words, list[tuple[int, Place]], int]] = []
     for layer, group in enumerate(tiles):
-        streams += [(*assemble(emit_convolution(part), FIRE_CONVOLUTION), layer) for part in group]
+        streams += [(*assemble(*emit_task(part)), layer) for part in group]
     relocations: list[Relocation] = []
     offset = 0  # bytes, of the stream in the regcmd buffer
     for index, (words, places, _) in enumerate(streams):
@@ -236,20 +286,35 @@ def emit(tiles: Sequence[Sequence[ConvTile]], soc: Soc) -> tuple[tuple[Task, ...
     return tasks, tuple(relocations), Buffer("regcmd", offset, "regcmd")
 
 
-def written(buffer: int, tiles: Sequence[Sequence[ConvTile]]) -> bool:
+def written(buffer: int, tiles: Sequence[Sequence[AnyTile]]) -> bool:
     return any(part.output.buffer == buffer for group in tiles for part in group)
 
 
-def chains(tasks: Sequence[Task], layers: Sequence[Convolution], limit: int, full: bool) -> tuple[range, ...]:
-    """Ranges of tasks for Job.chains: a new one begins where a task reads what an earlier one of its range wrote."""
+def read_early(layer: AnyLayer) -> tuple[Tensor, ...]:
+    """What a layer reads through a client not shown to wait for writes of its chain (C-4, S-97)."""
+    if isinstance(layer, Convolution):
+        return layer.inputs
+    return layer.reads if isinstance(layer, Pooling) else ()
+
+
+def chains(
+    tasks: Sequence[Task], layers: Sequence[AnyLayer], views: Views, limit: int, full: bool
+) -> tuple[range, ...]:
+    """Ranges of tasks for Job.chains: a new one begins where a task may read too early what one of its range wrote.
+
+    A task of the PPU ends a range before it and behind it: only one kind of interrupt ends a chain (S-196).
+    """
     result: list[range] = []
     start = 0
     wrote: set[int] = set()
+    pooled = False
     for index, task in enumerate(tasks):
         layer = layers[task.layer]
-        depends = not full and any(tensor.index in wrote for tensor in layer.inputs)
-        if depends or index - start == limit:
+        depends = not full and any(views.root(tensor).tensor.index in wrote for tensor in read_early(layer))
+        pools = isinstance(layer, Pooling)
+        if index > start and (depends or index - start == limit or pools != pooled):
             result.append(range(start, index))
             start, wrote = index, set()
-        wrote.add(layer.output.index)
+        wrote.add(views.root(layer.output).tensor.index)
+        pooled = pools
     return (*result, range(start, len(tasks)))

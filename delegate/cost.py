@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from delegate.hw.layout import align, divide_up
 from delegate.hw.soc import Soc, Target
-from delegate.ir import Alias, Convolution, Graph, Node, Tensor
+from delegate.ir import Convolution, Graph, Node, Tensor, View
 from delegate.ops import OPERATORS
 
 CLOCK = 600e6  # Hz, as tuned boards have it (silicon-figures §10.1); it boots at 200e6
@@ -67,13 +67,13 @@ def product_cycles(layer: Convolution, soc: Soc) -> int:
 
 
 def computes(node: Node, target: Target) -> bool:
-    """Whether an accepted node has any work on the NPU; else its output is its input under another name."""
-    return any(not isinstance(layer, Alias) for layer in OPERATORS[node.op].lower(node, target))
+    """Whether an accepted node has any work on the NPU; else its tensors only lie in each other's memory."""
+    return any(not isinstance(layer, View) for layer in OPERATORS[node.op].lower(node, target))
 
 
 def npu_seconds(node: Node, target: Target) -> float:
     """An accepted node inside a partition: its tensors are moved once, every pass has its interrupt."""
-    layers = [layer for layer in OPERATORS[node.op].lower(node, target) if not isinstance(layer, Alias)]
+    layers = [layer for layer in OPERATORS[node.op].lower(node, target) if not isinstance(layer, View)]
     if not layers:
         return 0.0
     convolutions = [layer for layer in layers if isinstance(layer, Convolution)]

@@ -16,21 +16,22 @@ import numpy as np
 from delegate.errors import CompileError
 from delegate.hw.layout import surface_rows
 from delegate.hw.soc import Soc
-from delegate.ir import Addend, Convolution, Graph, Tensor
+from delegate.ir import Addend, AnyLayer, Convolution, Graph, Tensor
+from delegate.memory import Views
 from delegate.quantize import INT8_HIGH, INT8_LOW, zero_point
 from delegate.requantize import LARGEST_ERROR, check_factor, factor, mantissa, plain
 
 FEWEST_ATOMS = 12  # of a surface; fewer gave wrong sums (S-111)
 
 
-def fuse_additions(layers: Sequence[Convolution], graph: Graph, soc: Soc) -> list[Convolution]:
+def fuse_additions(layers: Sequence[AnyLayer], graph: Graph, views: Views, soc: Soc) -> list[AnyLayer]:
     """The layers with every addition folded into the convolution behind it that allows it."""
     result = list(layers)
     for layer in layers:
-        if layer.operator != "ADD" or len(layer.inputs) != 2:
+        if not isinstance(layer, Convolution) or layer.operator != "ADD" or len(layer.inputs) != 2 or layer.moves:
             continue
         for tensor, other in (layer.inputs, layer.inputs[::-1]):
-            producer = sole_producer(tensor, other, layer, result, graph)
+            producer = sole_producer(tensor, other, layer, result, graph, views)
             fused = fuse(producer, layer, other, soc) if producer else None
             if producer and fused:
                 result[result.index(producer)] = fused
@@ -40,29 +41,31 @@ def fuse_additions(layers: Sequence[Convolution], graph: Graph, soc: Soc) -> lis
 
 
 def sole_producer(
-    tensor: Tensor, other: Tensor, addition: Convolution, layers: Sequence[Convolution], graph: Graph
+    tensor: Tensor, other: Tensor, addition: Convolution, layers: Sequence[AnyLayer], graph: Graph, views: Views
 ) -> Convolution | None:
     """The convolution that writes ``tensor`` for the addition alone, when ``other`` is there before it runs."""
-    writers = {layer.output.index: position for position, layer in enumerate(layers)}
-    if (
-        tensor.index not in writers
-        or writers.get(other.index, -1) > writers[tensor.index]
-        or tensor.index in graph.outputs
-    ):
+
+    def memory(tensor: Tensor) -> int:
+        return views.root(tensor).tensor.index
+
+    writers = {memory(layer.output): position for position, layer in enumerate(layers)}
+    own, last = memory(tensor), writers.get(memory(other), -1)
+    if own not in writers or last > writers[own] or any(memory(graph.tensors[index]) == own for index in graph.outputs):
         return None
-    readers = [layer for layer in layers if any(t.index == tensor.index for t in read_by(layer))]
-    return layers[writers[tensor.index]] if readers == [addition] else None
-
-
-def read_by(layer: Convolution) -> tuple[Tensor, ...]:
-    """All tensors that a layer reads."""
-    return (*layer.inputs, layer.addend.tensor) if layer.addend else layer.inputs
+    readers = [layer for layer in layers if any(memory(read) == own for read in layer.reads)]
+    written = [layer for layer in layers if memory(layer.output) == own]
+    producer = layers[writers[own]]
+    if readers != [addition] or len(written) > 1 or not isinstance(producer, Convolution) or producer.moves:
+        return None
+    return producer
 
 
 def fuse(producer: Convolution, addition: Convolution, other: Tensor, soc: Soc) -> Convolution | None:
     """The producer with the addition in it, or None where that is not sound."""
     middle, output = producer.output, addition.output
     assert middle.quant is not None and output.quant is not None and other.quant is not None
+    if middle.shape != output.shape:
+        return None
     atoms = surface_rows(output.shape[1], soc) * output.shape[2]
     unclamped = not any(run.relu for run in (*producer.requantize, *addition.requantize))
     scale = producer.accumulator_scale

@@ -1,4 +1,4 @@
-"""The graph as TFLite has it (Quant, Tensor, Node, Graph) and as the NPU runs it (Convolution).
+"""The graph as TFLite has it (Quant, Tensor, Node, Graph) and as the NPU runs it (Convolution, Elementwise, Pooling).
 
 Graph types keep TFLite's values; layer types are in the NPU's int8 domain, where a uint8 tensor is stored less 128
 (hardware book S-34).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,32 @@ class Addend:
     shift: int
 
 
+@dataclass(frozen=True)
+class Pixels:
+    """Pixels of a tensor that a layer reads or writes: ``rows`` rows of ``width``, the first pixel being ``first``."""
+
+    rows: int
+    width: int
+    pitch: int  # pixels from a row to the next
+    first: int = 0  # counted along the rows of the whole tensor
+    image: int = 0
+    channel: int = 0  # where the channels begin; whole atoms
+
+
+@dataclass(frozen=True)
+class Move:
+    """Pixels read, and where the results go."""
+
+    source: Pixels
+    target: Pixels
+
+
+def all_pixels(tensor: Tensor, image: int) -> Pixels:
+    """One whole image of a tensor of four dimensions."""
+    _, height, width, _ = tensor.shape
+    return Pixels(height, width, width, image=image)
+
+
 def spanned(taps: int, dilation: int) -> int:
     """Pixels from the first tap of a kernel to the last."""
     return (taps - 1) * dilation + 1
@@ -129,6 +155,7 @@ class Convolution:
 
     zw is ``weight_zero_point``; ``bias`` holds the input's zero point already. ``inputs`` are cubes that are read as
     one, behind each other in channels; ``weight`` has the channels of all of them. A depthwise weight has one kernel.
+    ``moves``: what is read and written where that is not whole images; padding then surrounds the pixels of a source.
     """
 
     node: int  # index of the node in the partition
@@ -148,6 +175,18 @@ class Convolution:
     )  # real value of one step of the accumulator; None: it differs from channel to channel
     addend: Addend | None = None
     dilation: tuple[int, int] = (1, 1)  # dy, dx
+    moves: tuple[Move, ...] = ()
+
+    @property
+    def reads(self) -> tuple[Tensor, ...]:
+        """All tensors that are read."""
+        return (*self.inputs, self.addend.tensor) if self.addend else self.inputs
+
+    @property
+    def steps(self) -> tuple[Move, ...]:
+        """The moves, by default one for each image."""
+        images = range(self.output.shape[0])
+        return self.moves or tuple(Move(all_pixels(self.inputs[0], i), all_pixels(self.output, i)) for i in images)
 
     @property
     def window(self) -> tuple[int, int]:
@@ -157,11 +196,77 @@ class Convolution:
 
 
 @dataclass(frozen=True, eq=False)
-class Alias:
-    """No work: ``output`` is ``source`` under another shape or type, the bytes in device memory are the same."""
+class Elementwise:
+    """One pass DPU_RDMA -> DPU, without convolution, over all pixels and channels of a tensor.
 
-    source: Tensor
+    v = round((main + main_offset) * main_multiplier / 2**main_shift), in BS, ties to even (S-19, S-21)
+    v = v operation ((operand + operand_offset) * operand_multiplier), in EW
+    v = table[v], or nothing (S-220)
+    out = saturate(round(v * multiplier / 2**shift) + offset), as in Requantize, of which BS and BN are not used
+    """
+
+    node: int  # index of the node in the partition
+    operator: str
+    main: Tensor
     output: Tensor
+    requantize: Requantize
+    main_offset: int = 0
+    main_multiplier: int = 1  # signed 16 bits
+    main_shift: int = 0
+    operation: Literal["max", "min", "add", "subtract", "multiply"] | None = None
+    operand: Tensor | None = None  # of main's shape, or (1, 1, 1, channels) for all pixels; may be a constant
+    operand_offset: int = 0
+    operand_multiplier: int = 1  # signed 16 bits
+    table: npt.NDArray[np.int16] | None = None  # (2, 513): below 0, from 0 on
+
+    @property
+    def reads(self) -> tuple[Tensor, ...]:
+        """All tensors that are read and computed."""
+        return (self.main,) if self.operand is None or self.operand.data is not None else (self.main, self.operand)
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether the operand is one number a channel, for all of several pixels."""
+        return self.operand is not None and self.operand.shape[1:3] == (1, 1) != self.output.shape[1:3]
+
+    @property
+    def scales_main(self) -> bool:
+        """Whether BS does anything."""
+        return (self.main_offset, self.main_multiplier, self.main_shift) != (0, 1, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Pooling:
+    """One pass PPU_RDMA -> PPU: the largest value of each window; padding counts as -128."""
+
+    node: int  # index of the node in the partition
+    operator: str
+    input: Tensor
+    output: Tensor
+    kernel: tuple[int, int]  # pixels: height, width
+    stride: tuple[int, int]  # y, x
+    padding: tuple[int, int, int, int]  # pixels: top, bottom, left, right
+
+    @property
+    def reads(self) -> tuple[Tensor, ...]:
+        """All tensors that are read."""
+        return (self.input,)
+
+
+AnyLayer = Convolution | Elementwise | Pooling
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """No work: ``part`` lies in the memory of ``whole``, under a shape and a type of its own.
+
+    ``row`` and ``channel`` are those of ``whole`` at which it begins; the channel begins an atom.
+    """
+
+    part: Tensor
+    whole: Tensor
+    row: int = 0
+    channel: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +281,13 @@ class ConvTile:
     requantize: Requantize
     input_height: int  # rows of the slice
     input_width: int
+    input_pitch: int  # pixels from a row to the next
     input_channels: int  # programmed: whole atoms, whole groups for depthwise
     input_channels_real: int
     input_surface: int  # atoms
     output_height: int  # rows of the slice
     output_width: int
+    output_skip: int  # pixels left out behind each row
     output_channels: int  # programmed: whole kernel groups
     output_channels_real: int
     output_surface: int  # atoms
@@ -196,3 +303,39 @@ class ConvTile:
     addend: Place | None
     addend_surface: int  # atoms
     addend_skip: int  # atoms of a surface of the addend that other slices read
+
+
+@dataclass(frozen=True, eq=False)
+class FlyingTile:
+    """One image of an Elementwise layer: one task. All sizes are true sizes."""
+
+    layer: Elementwise
+    rows: int
+    width: int
+    channels: int  # whole atoms
+    main: Place
+    main_surface: int  # atoms
+    operand: Place | None
+    operand_surface: int  # atoms
+    output: Place
+    output_surface: int  # atoms
+
+
+@dataclass(frozen=True, eq=False)
+class PoolTile:
+    """One image of a Pooling layer: one task. All sizes are true sizes."""
+
+    layer: Pooling
+    input_height: int  # rows that windows see
+    input_width: int
+    input_pitch: int  # pixels from a row to the next
+    output_height: int
+    output_width: int
+    channels: int  # whole atoms
+    source: Place
+    source_surface: int  # atoms
+    output: Place
+    output_surface: int  # atoms
+
+
+AnyTile = ConvTile | FlyingTile | PoolTile

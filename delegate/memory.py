@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import align, divide_up, surface_rows
 from delegate.hw.soc import Soc
 from delegate.hw.task import Buffer, Place, Port, Role
-from delegate.ir import Convolution, Graph, Tensor, as_cube
+from delegate.ir import AnyLayer, Convolution, Graph, Tensor, View, as_cube
 
 ALIGNMENT = 64  # bytes; start of a cube
 
 
 @dataclass(frozen=True)
 class Cube:
-    """A tensor's surfaces in a buffer."""
+    """A tensor's surfaces in a buffer; the images of a batch follow each other."""
 
     place: Place
-    surfaces: int
+    surfaces: int  # of an image
     surface_bytes: int
+    image_bytes: int  # from an image to the next
+
+    def image(self, index: int) -> Place:
+        """Where an image begins."""
+        return self.place + index * self.image_bytes
 
 
 @dataclass
@@ -34,39 +39,107 @@ class Block:
     size: int = 0  # bytes
 
 
-def surfaces_needed(tensor: Tensor, layers: Sequence[Convolution], soc: Soc) -> int:
-    """Surfaces that any layer reads or writes: the DPU writes whole kernel groups, depthwise reads whole groups."""
-    group = soc.atom_bytes
+@dataclass(frozen=True)
+class Root:
+    """The tensor in whose memory another lies, and where it begins."""
+
+    tensor: Tensor
+    row: int
+    channel: int
+
+    @property
+    def at_start(self) -> bool:
+        return self.row == 0 and self.channel == 0
+
+
+class Views:
+    """Which tensors lie in the memory of others."""
+
+    def __init__(self, views: Iterable[View] = ()) -> None:
+        self._views = {view.part.index: view for view in views}
+
+    def root(self, tensor: Tensor) -> Root:
+        """Where a tensor lies in the end; a tensor of its own lies in itself."""
+        row = channel = 0
+        while tensor.index in self._views:
+            view = self._views[tensor.index]
+            tensor, row, channel = view.whole, row + view.row, channel + view.channel
+        return Root(as_cube(tensor), row, channel)
+
+    @property
+    def any_rows(self) -> bool:
+        """Whether any begins at another row than its whole."""
+        return any(view.row for view in self._views.values())
+
+    def parts(self) -> list[Tensor]:
+        """All tensors that lie in another."""
+        return [view.part for view in self._views.values()]
+
+
+def channels_touched(layer: AnyLayer, tensor: Tensor, soc: Soc) -> int:
+    """Channels of a tensor that a layer reads or writes.
+
+    The DPU writes whole kernel groups, depthwise convolutions read whole groups too, everything else whole atoms.
+    """
+    if not isinstance(layer, Convolution):
+        return align(tensor.shape[3], soc.atom_bytes)
+    group = soc.depthwise_group if layer.depthwise else soc.kernel_group
+    reached = 0
+    if tensor.index == layer.output.index:
+        reached = max(step.target.channel for step in layer.steps) + align(layer.bias.size, group)
+    if layer.addend is not None and tensor.index == layer.addend.tensor.index:
+        reached = max(reached, align(tensor.shape[3], group))
+    if any(tensor.index == read.index for read in layer.inputs):
+        if len(layer.inputs) > 1:  # more atoms would belong to the neighbour
+            reached = max(reached, align(tensor.shape[3], soc.atom_bytes))
+        else:
+            unit = group if layer.depthwise else soc.atom_bytes
+            first = max(step.source.channel for step in layer.steps)
+            reached = max(reached, first + align(layer.weight.shape[3], unit))
+    return reached
+
+
+def surfaces_of_roots(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc) -> dict[int, int]:
+    """Surfaces of an image of each tensor that has memory of its own, all that any layer reads or writes of it."""
+    found: dict[int, int] = {}
+
+    def need(tensor: Tensor, channels: int) -> None:
+        root = views.root(tensor)
+        surfaces = divide_up(root.channel + channels, soc.atom_bytes)
+        found[root.tensor.index] = max(found.get(root.tensor.index, 0), surfaces)
+
+    for index in (*graph.inputs, *graph.outputs):
+        tensor = as_cube(graph.tensors[index])
+        need(tensor, tensor.shape[3])
     for layer in layers:
-        added = layer.addend is not None and tensor.index == layer.addend.tensor.index
-        if layer.depthwise and tensor.index in (layer.inputs[0].index, layer.output.index):
-            group = max(group, soc.depthwise_group)
-        elif added or tensor.index == layer.output.index:
-            group = max(group, soc.kernel_group)
-    return align(tensor.shape[3], group) // soc.atom_bytes
+        for tensor in (*layer.reads, layer.output):
+            need(tensor, max(tensor.shape[3], channels_touched(layer, tensor, soc)))
+    return found
 
 
 def surface_bytes(tensor: Tensor, soc: Soc) -> int:
-    """Pitch of a tensor's surfaces."""
+    """Pitch of the surfaces of a tensor with memory of its own."""
     return surface_rows(tensor.shape[1], soc) * tensor.shape[2] * soc.atom_bytes
 
 
-def blocks_of(graph: Graph, layers: Sequence[Convolution]) -> list[Block]:
+def blocks_of(graph: Graph, layers: Sequence[AnyLayer], views: Views) -> list[Block]:
     """One block for each set of tensors that some layer reads as one, in order of their first use."""
     block_of: dict[int, Block] = {}
 
-    def touch(tensor: Tensor, time: int) -> Block:
-        block = block_of.setdefault(tensor.index, Block([tensor], time, time))
+    def touch(tensor: Tensor, time: int) -> None:
+        root = views.root(tensor).tensor
+        block = block_of.setdefault(root.index, Block([root], time, time))
         block.first, block.last = min(block.first, time), max(block.last, time)
-        return block
 
     for index in graph.inputs:
         touch(as_cube(graph.tensors[index]), -1)
     for time, layer in enumerate(layers):
-        for tensor in (*layer.inputs, *([layer.addend.tensor] if layer.addend else [])):
+        for tensor in layer.reads:
             touch(tensor, time)
-        for tensor in layer.inputs[1:]:
-            merge(block_of, layer.inputs[0], tensor)
+        if isinstance(layer, Convolution):
+            first, *others = (views.root(tensor).tensor for tensor in layer.inputs)
+            for other in others:
+                merge(block_of, first, other)
         touch(layer.output, time)
     for index in graph.outputs:
         touch(as_cube(graph.tensors[index]), len(layers))
@@ -109,7 +182,7 @@ class Allocation:
     cubes: dict[int, Cube]
 
 
-def allocate(graph: Graph, layers: Sequence[Convolution], soc: Soc, first_buffer: int) -> Allocation:
+def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, first_buffer: int) -> Allocation:
     """Gives every tensor its cube; buffer numbers start at ``first_buffer``.
 
     Blocks that the host fills or reads get a buffer of their own, so that no other memory is synchronized for them.
@@ -117,19 +190,21 @@ def allocate(graph: Graph, layers: Sequence[Convolution], soc: Soc, first_buffer
     cubes: dict[int, Cube] = {}
     buffers: list[Buffer] = []
     inner: list[Block] = []
-    surfaces = {
-        tensor.index: surfaces_needed(tensor, layers, soc)
-        for block in blocks_of(graph, layers)
-        for tensor in block.tensors
-    }
+    surfaces = surfaces_of_roots(graph, layers, views, soc)
+    blocks = blocks_of(graph, layers, views)
 
     def place(block: Block, buffer: int, offset: int) -> None:
+        image_bytes = sum(surfaces[tensor.index] * surface_bytes(tensor, soc) for tensor in block.tensors)
         for tensor in block.tensors:
-            cubes[tensor.index] = Cube(Place(buffer, offset), surfaces[tensor.index], surface_bytes(tensor, soc))
-            offset += surfaces[tensor.index] * surface_bytes(tensor, soc)
+            pitch = surface_bytes(tensor, soc)
+            cubes[tensor.index] = Cube(Place(buffer, offset), surfaces[tensor.index], pitch, image_bytes)
+            offset += surfaces[tensor.index] * pitch
 
-    for block in blocks_of(graph, layers):
-        block.size = sum(surfaces[tensor.index] * surface_bytes(tensor, soc) for tensor in block.tensors)
+    for block in blocks:
+        images = max(tensor.shape[0] for tensor in block.tensors)
+        block.size = images * sum(surfaces[t.index] * surface_bytes(t, soc) for t in block.tensors)
+        # a layer may read a line group from a view's last row on
+        block.size += max((soc.line_group - 1) * t.shape[2] * soc.atom_bytes for t in block.tensors) * views.any_rows
         if block.first >= 0 and block.last < len(layers):
             inner.append(block)
             continue
@@ -141,7 +216,18 @@ def allocate(graph: Graph, layers: Sequence[Convolution], soc: Soc, first_buffer
         place(block, first_buffer + len(buffers), offset)
     if inner:
         buffers.append(Buffer("scratch", size, "scratch"))
+    for part in views.parts():
+        root = views.root(part)
+        if root.tensor.index in cubes:
+            cubes[part.index] = part_of_cube(cubes[root.tensor.index], root, soc)
     return Allocation(buffers, cubes)
+
+
+def part_of_cube(cube: Cube, root: Root, soc: Soc) -> Cube:
+    """The cube of a tensor that lies in another's."""
+    surface = root.channel // soc.atom_bytes
+    offset = surface * cube.surface_bytes + root.row * root.tensor.shape[2] * soc.atom_bytes
+    return replace(cube, place=cube.place + offset, surfaces=cube.surfaces - surface)
 
 
 def port(tensor: Tensor, cube: Cube) -> Port:
@@ -157,5 +243,6 @@ def port(tensor: Tensor, cube: Cube) -> Port:
         dtype="uint8" if tensor.dtype == "uint8" else "int8",
         surfaces=divide_up(tensor.shape[3], 16),
         surface_bytes=cube.surface_bytes,
+        image_bytes=cube.image_bytes,
         fill=quantize.zero_point(tensor.quant, tensor.dtype),
     )

@@ -7,7 +7,7 @@ what computes nothing, and what the user's limits leave out (decision 0008).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from delegate import cost
 from delegate.hw.soc import FORMS, Target
@@ -15,7 +15,7 @@ from delegate.ir import Graph, Node
 from delegate.ops import OPERATORS, Rule
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-QUANTIZE = "quantize the model to 8 bits, weights and activations (full integer quantization)"
+QUANTIZE = "quantize the whole model to 8 bits, inputs and outputs too (full integer quantization)"
 REPLACE = "express it by operators that are supported (docs/operators.md)"
 ALLOW = "allow unproven register programs (option unproven=always), or run the device's known-answer probes"
 ONLY_NAMES = "its partition would compute nothing: the numbers stay where they are in memory"
@@ -65,7 +65,7 @@ def refusal(node: Node, target: Target) -> Refusal | None:
         return Refusal(reason, QUANTIZE)
     if rule is None:
         return Refusal(reason, REPLACE)
-    if broken_rule(node, Target(target.soc, frozenset(FORMS), target.signals_pooling)) is None:
+    if broken_rule(node, replace(target, forms=frozenset(FORMS))) is None:
         return Refusal(reason, rule.remedy or ALLOW)
     return Refusal(reason, rule.remedy or f"change the model so that {rule.text}")
 

@@ -1,4 +1,4 @@
-"""Layers into tiles that fit the CBUF: rows, output channels, or both; by traffic, never by a table of shapes."""
+"""Layers into tiles, a task each. Convolutions have to fit the CBUF: rows or output channels are cut, by traffic."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ from delegate.errors import CompileError
 from delegate.hw.layout import align, divide_up, row_entries, surface_rows
 from delegate.hw.soc import Soc
 from delegate.hw.task import Place
-from delegate.ir import Convolution, ConvTile, Requantize
+from delegate.ir import (
+    Convolution,
+    ConvTile,
+    Elementwise,
+    FlyingTile,
+    Move,
+    Pixels,
+    Pooling,
+    PoolTile,
+    Requantize,
+)
 from delegate.memory import Cube
 
 LARGEST_ATOMICS = (1 << 18) - 1  # output pixels a task may have (npu.md §8)
+LARGEST_ROWS = 1022  # rows a task may read or write: 11 bits, and FEATURE_GRAINS is no more than it (S-78, S-86)
 
 
 @dataclass(frozen=True)
@@ -44,25 +55,24 @@ class Plan:
     traffic: int  # bytes read from DRAM
 
 
-def geometry(layer: Convolution, run: Requantize, channels: int, soc: Soc) -> Geometry:
-    """Sizes of a run of a layer's output channels, reading ``channels`` channels.
+def geometry(layer: Convolution, move: Move, run: Requantize, channels: int, soc: Soc) -> Geometry:
+    """Sizes of a run of a layer's output channels for some pixels, reading ``channels`` channels.
 
-    Heights below a line group give wrong results (S-69). Where every output row reads just its own input row, the rows
-    behind the tensor, which lie in memory, are computed as well and never looked at.
+    Heights below a line group give wrong results (S-69). Where every output row of a whole image reads just its own
+    input row, the rows behind the image, which lie in memory, are computed as well and never looked at.
     """
-    _, input_height, input_width, _ = layer.inputs[0].shape
-    _, output_height, output_width, _ = layer.output.shape
-    if layer.window[0] == 1 and layer.stride[0] == 1:
+    input_height, output_height = move.source.rows, move.target.rows
+    if layer.window[0] == 1 and layer.stride[0] == 1 and not layer.moves:
         input_height = output_height = surface_rows(input_height, soc)
     group = soc.depthwise_group if layer.depthwise else soc.kernel_group
     output_channels = align(len(run.channels), group)
     input_channels = output_channels if layer.depthwise else align(channels, soc.atom_bytes)
     return Geometry(
         input_height,
-        input_width,
+        move.source.width,
         input_channels,
         output_height,
-        output_width,
+        move.target.width,
         output_channels,
         group,
         layer.window[0],
@@ -85,7 +95,8 @@ def parts(total: int, count: int) -> list[range]:
 
 def row_parts(layer: Convolution, shape: Geometry, rows: int) -> int | None:
     """The fewest slices of output rows reading at most ``rows`` input rows each; None if one output row needs more."""
-    most = LARGEST_ATOMICS // shape.output_width
+    most = min(LARGEST_ATOMICS // shape.output_width, LARGEST_ROWS)
+    rows = min(rows, LARGEST_ROWS)
     if rows >= shape.input_height and shape.output_height <= most:
         return 1
     fitting = min((rows - shape.window_height) // layer.stride[0] + 1, most)
@@ -147,90 +158,142 @@ def choose(layer: Convolution, shape: Geometry, soc: Soc) -> Plan:
     return found
 
 
-def part_of(cube: Cube, channel: int, rows: range, shape: Geometry, soc: Soc) -> Place:
-    """Where a slice of an output, or of what is added to it, begins."""
-    row_bytes = shape.output_width * soc.atom_bytes
-    return cube.place + (channel // soc.atom_bytes * cube.surface_bytes + rows.start * row_bytes)
+def place_of(cube: Cube, pixels: Pixels, soc: Soc) -> Place:
+    """Where some pixels begin."""
+    surface = pixels.channel // soc.atom_bytes
+    return cube.image(pixels.image) + (surface * cube.surface_bytes + pixels.first * soc.atom_bytes)
 
 
-def tile(
-    layer: Convolution,
-    channels: int,
-    feature: Cube,
-    output: Cube,
-    addend: Cube | None,
-    weight: Place,
-    bias: Place,
-    soc: Soc,
+@dataclass(frozen=True)
+class Operands:
+    """Where a convolution reads and writes; places are those of the whole layer."""
+
+    channels: int  # that are read, from the first of the feature's cube on
+    feature: Cube
+    output: Cube
+    addend: Cube | None
+    weight: Place
+    bias: Place
+
+
+def tile(layer: Convolution, where: Operands, soc: Soc) -> list[ConvTile]:
+    """A layer as tiles: runs, output channels, moves, rows, so that weights stay in the CBUF from slice to slice."""
+    tiles: list[ConvTile] = []
+    plans: dict[Geometry, Plan] = {}
+    for run in layer.requantize:
+        for move in layer.steps:
+            shape = geometry(layer, move, run, where.channels, soc)
+            if shape not in plans:
+                plans[shape] = choose(layer, shape, soc)
+            tiles += tile_move(layer, run, move, shape, plans[shape], where, soc)
+    return tiles
+
+
+def tile_move(
+    layer: Convolution, run: Requantize, move: Move, shape: Geometry, plan: Plan, where: Operands, soc: Soc
 ) -> list[ConvTile]:
-    """A layer as tiles: output channels outside, rows inside, so that weights stay in the CBUF between slices of rows.
-
-    ``channels``: channels from the first of the cube that are read. Places are those of the whole layer.
-    """
-    return [
-        part
-        for run in layer.requantize
-        for part in tile_run(layer, run, channels, feature, output, addend, weight, bias, soc)
-    ]
-
-
-def tile_run(
-    layer: Convolution,
-    run: Requantize,
-    channels: int,
-    feature: Cube,
-    output: Cube,
-    addend: Cube | None,
-    weight: Place,
-    bias: Place,
-    soc: Soc,
-) -> list[ConvTile]:
-    """The tiles of a run of output channels that are requantized alike."""
-    shape = geometry(layer, run, channels, soc)
-    plan = choose(layer, shape, soc)
+    """The tiles of some output channels that are requantized alike, for some pixels."""
     per_channel = kernel_bytes_per_channel(layer, shape)
     operand_bytes = 4 if run.channel_multiplier is None else 8
+    source, target = place_of(where.feature, move.source, soc), place_of(where.output, move.target, soc)
+    addend_surface = where.addend.surface_bytes // soc.atom_bytes if where.addend else 0
     tiles: list[ConvTile] = []
     for first in range(0, shape.output_channels // shape.group, plan.part_groups):
         within = first * shape.group
         start = run.channels.start + within
         count = min(plan.part_groups * shape.group, shape.output_channels - within)
         read_start, read_count = (start, count) if layer.depthwise else (0, shape.input_channels)
-        real = min(channels - read_start, read_count)
         for index, outputs in enumerate(parts(shape.output_height, plan.row_parts)):
             rows, padding_top = input_rows(layer, shape, outputs)
             if plan.whole:
                 rows = range(shape.input_height)
-            row_bytes = shape.input_width * soc.atom_bytes
+
+            def slice_of(cube: Cube, place: Place, pitch: int, channel: int, row: int) -> Place:
+                surface = channel // soc.atom_bytes * cube.surface_bytes
+                return place + (surface + row * pitch * soc.atom_bytes)
+
             tiles.append(
                 ConvTile(
                     layer=layer,
                     requantize=run,
                     input_height=len(rows),
                     input_width=shape.input_width,
+                    input_pitch=move.source.pitch,
                     input_channels=read_count,
-                    input_channels_real=real,
-                    input_surface=feature.surface_bytes // soc.atom_bytes,
+                    input_channels_real=min(where.channels - read_start, read_count),
+                    input_surface=where.feature.surface_bytes // soc.atom_bytes,
                     output_height=len(outputs),
                     output_width=shape.output_width,
+                    output_skip=move.target.pitch - shape.output_width,
                     output_channels=count,
                     output_channels_real=min(run.channels.stop - start, count),
-                    output_surface=output.surface_bytes // soc.atom_bytes,
+                    output_surface=where.output.surface_bytes // soc.atom_bytes,
                     padding_top=padding_top,
                     kernel_bytes=per_channel * (count if layer.depthwise else 1),
                     feature_banks=plan.feature_banks,
                     weight_banks=plan.weight_banks,
                     weights_resident=plan.reuse and index > 0,
-                    feature=feature.place
-                    + (read_start // soc.atom_bytes * feature.surface_bytes + rows.start * row_bytes),
-                    weight=weight + start * per_channel,
-                    bias=bias + start * operand_bytes,
-                    output=part_of(output, start, outputs, shape, soc),
-                    addend=part_of(addend, start, outputs, shape, soc) if addend else None,
-                    addend_surface=addend.surface_bytes // soc.atom_bytes if addend else 0,
-                    addend_skip=addend.surface_bytes // soc.atom_bytes - len(outputs) * shape.output_width
-                    if addend
-                    else 0,
+                    feature=slice_of(where.feature, source, move.source.pitch, read_start, rows.start),
+                    weight=where.weight + start * per_channel,
+                    bias=where.bias + start * operand_bytes,
+                    output=slice_of(where.output, target, move.target.pitch, start, outputs.start),
+                    addend=slice_of(
+                        where.addend, where.addend.image(move.target.image), shape.output_width, start, outputs.start
+                    )
+                    if where.addend
+                    else None,
+                    addend_surface=addend_surface,
+                    addend_skip=addend_surface - len(outputs) * shape.output_width if where.addend else 0,
                 )
             )
     return tiles
+
+
+def tile_elementwise(layer: Elementwise, main: Cube, operand: Cube | None, output: Cube, soc: Soc) -> list[FlyingTile]:
+    """One task an image. Rows that pad a surface are computed as well where all cubes have them."""
+    images, height, width, channels = layer.output.shape
+    padded = surface_rows(height, soc)
+    cubes = [main, output, *([operand] if operand and not layer.per_channel else [])]
+    rows = padded if all(cube.surface_bytes == padded * width * soc.atom_bytes for cube in cubes) else height
+    return [
+        FlyingTile(
+            layer=layer,
+            rows=rows,
+            width=width,
+            channels=align(channels, soc.atom_bytes),
+            main=main.image(image),
+            main_surface=main.surface_bytes // soc.atom_bytes,
+            operand=operand.image(image if layer.operand and layer.operand.shape[0] > 1 else 0) if operand else None,
+            operand_surface=operand.surface_bytes // soc.atom_bytes if operand else 0,
+            output=output.image(image),
+            output_surface=output.surface_bytes // soc.atom_bytes,
+        )
+        for image in range(images)
+    ]
+
+
+def tile_pooling(layer: Pooling, source: Cube, output: Cube, soc: Soc) -> list[PoolTile]:
+    """One task an image; what no window sees is left out, or the PPU would wait for it (S-139)."""
+    images, height, width, channels = layer.input.shape
+    seen = [
+        min(size, (extent - 1) * stride + kernel - before)
+        for size, extent, stride, kernel, before in zip(
+            (height, width), layer.output.shape[1:3], layer.stride, layer.kernel, layer.padding[::2], strict=True
+        )
+    ]
+    return [
+        PoolTile(
+            layer=layer,
+            input_height=seen[0],
+            input_width=seen[1],
+            input_pitch=width,
+            output_height=layer.output.shape[1],
+            output_width=layer.output.shape[2],
+            channels=align(channels, soc.atom_bytes),
+            source=source.image(image),
+            source_surface=source.surface_bytes // soc.atom_bytes,
+            output=output.image(image),
+            output_surface=output.surface_bytes // soc.atom_bytes,
+        )
+        for image in range(images)
+    ]

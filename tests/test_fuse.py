@@ -32,14 +32,20 @@ def residual(swapped: bool, sound: bool, scale: float = 0.5) -> Graph:
 
 def layers_of(model: Graph) -> list[Convolution]:
     """The layers of proven forms: additions have two inputs, and fusing saves a pass."""
-    return lower(model, PROVEN)[0]
+    return [layer for layer in lower(model, PROVEN)[0] if isinstance(layer, Convolution)]
+
+
+def fused_layers(model: Graph) -> list[Convolution]:
+    """The layers with what can be fused."""
+    layers, views = lower(model, PROVEN)
+    return [layer for layer in fuse_additions(layers, model, views, RK3588) if isinstance(layer, Convolution)]
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_sound_addition_is_fused_on_either_side(swapped: bool) -> None:
     model = residual(swapped, sound=True)
     convolution_layer, addition_layer = layers_of(model)
-    (fused,) = fuse_additions([convolution_layer, addition_layer], model, RK3588)
+    (fused,) = fused_layers(model)
     assert fused.addend is not None and fused.output is addition_layer.output
     image = np.random.default_rng(1).integers(-128, 128, (4, 4, 8))
     middle = evaluate(convolution_layer, [image])
@@ -53,21 +59,21 @@ def test_a_sound_addition_is_fused_on_either_side(swapped: bool) -> None:
 def test_an_addition_behind_a_convolution_that_may_saturate_stays_alone() -> None:
     assert len(layers_of(residual(False, sound=False))) == 2
     model = residual(False, sound=False)
-    assert len(fuse_additions(layers_of(model), model, RK3588)) == 2
+    assert len(fused_layers(model)) == 2
 
 
 def test_an_addition_whose_step_is_fine_stays_alone() -> None:
     """The rounding that is left out would show: half a step of the convolution is more than 0.45 of the sum's."""
     model = residual(False, sound=True, scale=0.12)
-    assert len(fuse_additions(layers_of(model), model, RK3588)) == 2
+    assert len(fused_layers(model)) == 2
 
 
 def test_an_addition_that_the_elementwise_unit_does_exactly_stays_alone() -> None:
     """Where gains are allowed it is TFLite's own result; fused it would leave a rounding out."""
     model = residual(False, sound=True)
-    layers, graph_ = lower(model, EVERY_FORM)
-    assert [layer.addend is not None for layer in layers] == [False, True]
-    assert fuse_additions(layers, graph_, RK3588) == layers
+    layers, views = lower(model, EVERY_FORM)
+    assert [isinstance(layer, Convolution) and layer.addend is not None for layer in layers] == [False, True]
+    assert fuse_additions(layers, model, views, RK3588) == layers
 
 
 def test_other_readers_and_later_operands_forbid_fusion() -> None:
@@ -77,11 +83,11 @@ def test_other_readers_and_later_operands_forbid_fusion() -> None:
     first, second = quiet(first), quiet(second)
     last, output = addition(3, a, b, scale=0.5)
     model = graph([first, second, last], [source], [output])
-    fused = fuse_additions(layers_of(model), model, RK3588)
+    fused = fused_layers(model)
     # only the later convolution finds the other operand ready
     assert [layer.addend is not None for layer in fused] == [False, True]
     read_twice = graph([first, second, last], [source], [output, a, b])
-    assert len(fuse_additions(layers_of(read_twice), read_twice, RK3588)) == 3
+    assert len(fused_layers(read_twice)) == 3
 
 
 def test_depthwise_producers_are_not_fused() -> None:
@@ -90,7 +96,7 @@ def test_depthwise_producers_are_not_fused() -> None:
     node, middle = convolution(1, source, 8, depthwise=True, scale=0.12)
     last, output = addition(2, middle, source, scale=0.5)
     model = graph([quiet(node), last], [source], [output])
-    assert len(fuse_additions(layers_of(model), model, RK3588)) == 2
+    assert len(fused_layers(model)) == 2
 
 
 def test_bounds_hold_for_the_extreme_inputs() -> None:

@@ -10,7 +10,7 @@ from layers import EVERY_FORM, TARGETS, addition, convolution, feature, graph
 
 from delegate.compile import lower, separate
 from delegate.hw.soc import RK3588
-from delegate.ir import Graph, Node, Tensor
+from delegate.ir import Convolution, Graph, Node, Tensor
 from delegate.memory import allocate
 
 
@@ -43,14 +43,15 @@ graphs = st.builds(
 @settings(deadline=None, max_examples=80)
 @given(graphs, st.sampled_from(list(TARGETS)))
 def test_living_tensors_do_not_overlap(model: Graph, forms: str) -> None:
-    layers = separate(lower(model, TARGETS[forms])[0], first_free=1000)
-    allocation = allocate(model, layers, RK3588, 2)
+    lowered, views = lower(model, TARGETS[forms])
+    layers = separate(lowered, views, first_free=1000)
+    allocation = allocate(model, layers, views, RK3588, 2)
     birth: dict[int, int] = dict.fromkeys(model.inputs, -1)
     death: dict[int, int] = dict.fromkeys(model.inputs, -1)
     for time, layer in enumerate(layers):
         birth[layer.output.index] = time
         death[layer.output.index] = time
-        for tensor in (*layer.inputs, *([layer.addend.tensor] if layer.addend else [])):
+        for tensor in layer.reads:
             death[tensor.index] = max(death[tensor.index], time)
     for index in model.outputs:
         death[index] = len(layers)
@@ -61,6 +62,7 @@ def test_living_tensors_do_not_overlap(model: Graph, forms: str) -> None:
                 ends = [cube.place.offset + cube.surfaces * cube.surface_bytes for cube in (first, second)]
                 assert ends[0] <= second.place.offset or ends[1] <= first.place.offset
     for layer in layers:
+        assert isinstance(layer, Convolution)
         output = allocation.cubes[layer.output.index]
         group = 64 if layer.depthwise else 32
         assert output.surfaces * 16 >= -(-layer.output.shape[3] // group) * group  # the DPU writes whole groups
@@ -79,6 +81,6 @@ def test_a_chain_shares_memory() -> None:
         node, tensor = convolution(index, tensor, 32)
         nodes.append(node)
     model = graph(nodes, [source], [tensor])
-    scratch = allocate(model, lower(model, EVERY_FORM)[0], RK3588, 2).buffers[-1]
+    scratch = allocate(model, *lower(model, EVERY_FORM), RK3588, 2).buffers[-1]
     assert scratch.role == "scratch"
     assert scratch.size == 2 * 8 * 8 * 32

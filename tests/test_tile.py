@@ -16,15 +16,15 @@ from delegate.memory import Cube, surface_bytes
 from delegate.ops import OPERATORS
 from delegate.ops.conv2d import CBUF_TEXT, conv2d
 from delegate.ops.depthwise_conv2d import depthwise_conv2d
-from delegate.tile import tile
+from delegate.tile import Operands, tile
 
 
 def tiles_of(layer: Convolution) -> list[ConvTile]:
     cubes = [
-        Cube(Place(number, 0), 64, surface_bytes(tensor, RK3588))
+        Cube(Place(number, 0), 64, surface_bytes(tensor, RK3588), 64 * surface_bytes(tensor, RK3588))
         for number, tensor in enumerate((layer.inputs[0], layer.output))
     ]
-    return tile(layer, layer.inputs[0].shape[3], cubes[0], cubes[1], None, Place(2, 0), Place(3, 0), RK3588)
+    return tile(layer, Operands(layer.inputs[0].shape[3], *cubes, None, Place(2, 0), Place(3, 0)), RK3588)
 
 
 def layer_of(

@@ -47,46 +47,62 @@ def fits_cbuf(rows: int, width: int, channels: int, group_bytes: int, soc: Soc) 
 
 
 def cube_view(memory: Bytes, port: Port) -> npt.NDArray[np.uint8]:
-    """The cube of a port in its buffer's memory: uint8 (surfaces, rows, width, 16); rows beyond the height pad it."""
-    width = port.shape[2]
+    """The cubes of a port in its buffer's memory: uint8 (images, surfaces, rows, width, 16).
+
+    Rows beyond the height pad it, unless the tensor is a part of another, whose rows they are then.
+    """
+    images, _, width, _ = port.shape
     atom = 16
-    rows = port.surface_bytes // (width * atom)
-    flat = memory[port.offset : port.offset + port.surfaces * port.surface_bytes]
-    return flat.reshape(port.surfaces, rows, width, atom)
+    row = width * atom
+    shape = (images, port.surfaces, port.surface_bytes // row, width, atom)
+    strides = (port.image_bytes, port.surface_bytes, row, atom, 1)
+    room = memory[port.offset :].size - (images - 1) * port.image_bytes - (port.surfaces - 1) * port.surface_bytes
+    rows = min(shape[2], room // row)  # a part may begin below the first row of the last surface
+    return np.lib.stride_tricks.as_strided(memory[port.offset :], (*shape[:2], rows, *shape[3:]), strides)
 
 
 def pack_features(array: npt.NDArray[Any], memory: Bytes, port: Port) -> None:
-    """Writes an NHWC int8 or uint8 array of one image into its cube; padding rows and channels are left alone."""
-    cube = cube_view(memory, port)
+    """Writes an NHWC int8 or uint8 array into its cubes; padding rows and channels are left alone."""
+    cubes = cube_view(memory, port)
     _, height, _, channels = port.shape
-    image = array.reshape(port.shape)[0].view(np.uint8)
+    images = array.reshape(port.shape).view(np.uint8)
     flip = SIGN if port.dtype == "uint8" else np.uint8(0)
-    atom = cube.shape[3]
+    atom = cubes.shape[4]
     whole = channels // atom
     if whole:
-        blocks = image[:, :, : whole * atom].reshape(*image.shape[:2], whole, atom)
-        np.bitwise_xor(blocks.transpose(2, 0, 1, 3), flip, out=cube[:whole, :height])
+        blocks = images[..., : whole * atom].reshape(*images.shape[:3], whole, atom)
+        np.bitwise_xor(blocks.transpose(0, 3, 1, 2, 4), flip, out=cubes[:, :whole, :height])
     if channels % atom:
-        np.bitwise_xor(image[:, :, whole * atom :], flip, out=cube[whole, :height, :, : channels % atom])
+        np.bitwise_xor(images[..., whole * atom :], flip, out=cubes[:, whole, :height, :, : channels % atom])
 
 
 def unpack_features(memory: Bytes, port: Port, array: npt.NDArray[Any]) -> None:
-    """Fills an NHWC int8 or uint8 array of one image from its cube."""
-    cube = cube_view(memory, port)
+    """Fills an NHWC int8 or uint8 array from its cubes."""
+    cubes = cube_view(memory, port)
     _, height, _, channels = port.shape
-    image = array.reshape(port.shape)[0].view(np.uint8)
+    images = array.reshape(port.shape).view(np.uint8)
     flip = SIGN if port.dtype == "uint8" else np.uint8(0)
-    atom = cube.shape[3]
+    atom = cubes.shape[4]
     whole = channels // atom
     if whole:
-        blocks = image[:, :, : whole * atom].reshape(*image.shape[:2], whole, atom)
-        np.bitwise_xor(cube[:whole, :height].transpose(1, 2, 0, 3), flip, out=blocks)
+        blocks = images[..., : whole * atom].reshape(*images.shape[:3], whole, atom)
+        np.bitwise_xor(cubes[:, :whole, :height].transpose(0, 2, 3, 1, 4), flip, out=blocks)
     if channels % atom:
-        np.bitwise_xor(cube[whole, :height, :, : channels % atom], flip, out=image[:, :, whole * atom :])
+        np.bitwise_xor(cubes[:, whole, :height, :, : channels % atom], flip, out=images[..., whole * atom :])
+
+
+def pack_constant(array: npt.NDArray[Any], fill: int, soc: Soc) -> Bytes:
+    """The cube of a constant: int8 (height, width, channels); padding rows and channels hold ``fill``."""
+    height, width, channels = array.shape
+    surfaces = divide_up(channels, soc.atom_bytes)
+    padded = np.full((surface_rows(height, soc), width, surfaces * soc.atom_bytes), fill, np.int8)
+    padded[:height, :, :channels] = array
+    cube = padded.reshape(*padded.shape[:2], surfaces, soc.atom_bytes).transpose(2, 0, 1, 3)
+    return np.ascontiguousarray(cube).view(np.uint8).reshape(-1)
 
 
 def fill_padding(memory: Bytes, port: Port) -> None:
-    """Fills a port's whole cube with the zero point; pack_features then writes the true values over it."""
+    """Fills a port's whole cubes with the zero point; pack_features then writes the true values over it."""
     cube_view(memory, port)[...] = np.uint8(port.fill & 0xFF)
 
 

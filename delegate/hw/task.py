@@ -83,6 +83,7 @@ class Port:
     dtype: Literal["int8", "uint8"]
     surfaces: int
     surface_bytes: int  # pitch of a surface, at least H * W atoms
+    image_bytes: int  # from an image of the batch to the next
     fill: int  # int8 domain: value of padding rows and channels, the zero point
 
 
@@ -143,9 +144,13 @@ def check(program: Program) -> None:
         demand(inside and 0 <= r.offset < buffers[r.buffer].size, f"relocation {r} is out of bounds")
     for port in (*program.inputs, *program.outputs):
         demand(0 <= port.buffer < len(buffers), f"port of tensor {port.tensor}: no such buffer")
-        end = port.offset + port.surfaces * port.surface_bytes
+        images, height, width, channels = port.shape
+        cube = (port.surfaces - 1) * port.surface_bytes + height * width * 16
+        end = port.offset + (images - 1) * port.image_bytes + cube
         demand(port.offset >= 0 and end <= buffers[port.buffer].size, f"port of tensor {port.tensor} leaves its buffer")
-        _, height, width, channels = port.shape
+        demand(
+            images > 0 and (images == 1 or port.image_bytes >= cube), f"port of tensor {port.tensor}: images overlap"
+        )
         fits = 0 < height * width * 16 <= port.surface_bytes and 0 < channels <= 16 * port.surfaces
         demand(
             fits and port.surface_bytes % (width * 16) == 0,

@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from delegate.hw.soc import Target
-from delegate.ir import Alias, Convolution, Node
+from delegate.ir import AnyLayer, Node, View
 
-Lowering = Callable[[Node, Target], Sequence[Convolution | Alias]]
+Lowering = Callable[[Node, Target], Sequence[AnyLayer | View]]
 
 
 @dataclass(frozen=True)
 class Rule:
     """A condition a node must meet; ``text`` says it in words that end a sentence "refused: not so that ...".
 
-    ``remedy``: what change of the model would make it hold, where that says more than ``text`` does.
+    ``remedy``: what a user could change in the model or in the options so that it holds.
     """
 
     text: str

@@ -21,7 +21,7 @@ from delegate.ops.rules import (
     ACTIVATION,
     EXTENT,
     FEATURES_8_BIT,
-    ONE_IMAGE,
+    IMAGES,
     SAME_DTYPE,
     SAME_QUANTIZATION,
     SCALES_POSITIVE,
@@ -181,7 +181,7 @@ def average(node: Node, target: Target) -> list[Convolution]:
     "AVERAGE_POOL_2D",
     [
         *COMMON_RULES,
-        ONE_IMAGE,
+        IMAGES,
         EXTENT,
         SAME_QUANTIZATION,
         ACTIVATION,

@@ -15,7 +15,7 @@ from delegate.hw.soc import NORM_SHIFT, Target
 from delegate.ir import Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT
-from delegate.ops.rules import EXTENT, FEATURES_8_BIT, ONE_IMAGE, SAME_DTYPE, SCALES_POSITIVE, computed_inputs
+from delegate.ops.rules import EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE, SCALES_POSITIVE, computed_inputs
 from delegate.requantize import LARGEST_ERROR, Channels, exact, per_channel, plain, run_errors
 
 ONE = 1 << 6  # weight of an identity that needs no multiplier
@@ -94,7 +94,7 @@ def converters_exist(node: Node, target: Target) -> bool:
         Rule("all inputs are computed", lambda node, target: len(computed_inputs(node)) == len(node.inputs) > 0),
         FEATURES_8_BIT,
         SAME_DTYPE,
-        ONE_IMAGE,
+        IMAGES,
         EXTENT,
         SCALES_POSITIVE,
         Rule("no tensor comes twice", each_once),

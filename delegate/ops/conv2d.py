@@ -13,7 +13,7 @@ from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import BS_CLAMP, NORM_SHIFT, Target
 from delegate.ir import Convolution, Node, Requantize, Tensor, spanned
 from delegate.ops import Rule, lowers
-from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, ONE_IMAGE, SAME_DTYPE, SCALES_POSITIVE
+from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE, SCALES_POSITIVE
 from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
 
 
@@ -169,7 +169,7 @@ CONVOLUTION_RULES = [
     Rule("input is computed; weights and bias are constants", input_and_constants),
     FEATURES_8_BIT,
     SAME_DTYPE,
-    ONE_IMAGE,
+    IMAGES,
     EXTENT,
     Rule("weights have one scale, or one a channel, and one zero point", weights_are_quantized),
     Rule("weights have the input's dtype", lambda node, target: weight_of(node).dtype == node.outputs[0].dtype),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from delegate.hw.soc import Target
-from delegate.ir import Alias, Convolution, Node, Tensor, as_cube
+from delegate.ir import AnyLayer, Node, Tensor, View, as_cube
 from delegate.ops import OPERATORS, Rule, lowers
 from delegate.ops import conv2d as convolutions
 
@@ -57,6 +57,6 @@ def shapes_fit(node: Node, target: Target) -> bool:
         ),
     ],
 )
-def fully_connected(node: Node, target: Target) -> Sequence[Convolution | Alias]:
+def fully_connected(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     """out[n,k] = requantize(bias[k] + sum over c of (in[n,c] - zi) * (w[k,c] - zw))."""
     return convolutions.conv2d(as_convolution(node), target)

@@ -10,7 +10,7 @@ from delegate import quantize as domain
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import NORM_SHIFT, Target
-from delegate.ir import Alias, Convolution, Node, Requantize, as_cube
+from delegate.ir import AnyLayer, Convolution, Node, Requantize, View, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT
 from delegate.ops.rules import FEATURES_8_BIT, SCALES_POSITIVE, computed_inputs
@@ -72,12 +72,12 @@ def cbuf_fits(node: Node, target: Target) -> bool:
         Rule("the output converter can express the scales' ratio", converter_exists),
     ],
 )
-def quantize(node: Node, target: Target) -> Sequence[Convolution | Alias]:
+def quantize(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     """out = requantize(in - zi)."""
     source, output = node.inputs[0], node.outputs[0]
     assert source is not None and source.quant is not None and output.quant is not None
     if changes_nothing(node):
-        return [Alias(source, output)]
+        return [View(output, source)]
     cube, channels = as_cube(source), as_cube(source).shape[3]
     point = domain.zero_point(source.quant, source.dtype)
     return [

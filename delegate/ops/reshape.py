@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from delegate.hw.layout import surface_rows
 from delegate.hw.soc import Target
-from delegate.ir import Alias, Node, Tensor, as_cube
+from delegate.ir import Node, Tensor, View, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.rules import FEATURES_8_BIT, SAME_DTYPE, SAME_QUANTIZATION
 
@@ -34,11 +34,11 @@ RULES = [
 ]
 
 
-def alias(node: Node, target: Target) -> list[Alias]:
+def alias(node: Node, target: Target) -> list[View]:
     """out = in, under another shape."""
     source = node.inputs[0]
     assert source is not None
-    return [Alias(source, node.outputs[0])]
+    return [View(node.outputs[0], source)]
 
 
 for name in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):

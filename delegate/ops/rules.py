@@ -54,10 +54,15 @@ SCALES_POSITIVE = Rule(
     ),
 )
 SAME_DTYPE = Rule("inputs and output have one dtype", lambda node, target: same_dtype(node))
-ONE_IMAGE = Rule(
-    "tensors have four dimensions and a batch of 1",
-    lambda node, target: all(len(t.shape) == 4 and t.shape[0] == 1 and min(t.shape) > 0 for t in feature_tensors(node)),
-)
+
+
+def are_images(node: Node) -> bool:
+    """Computed inputs and outputs are batches of as many images."""
+    tensors = feature_tensors(node)
+    return all(len(t.shape) == 4 and min(t.shape) > 0 for t in tensors) and len({t.shape[0] for t in tensors}) == 1
+
+
+IMAGES = Rule("tensors have four dimensions, none of them 0, and one batch size", lambda node, target: are_images(node))
 EXTENT = Rule(
     "height and width are within the chip's 2047 pixels and channels within 8192",
     lambda node, target: all(

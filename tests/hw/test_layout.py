@@ -14,12 +14,15 @@ from delegate.hw.task import Port
 sizes = st.integers(1, 70)
 
 
-def make_port(height: int, width: int, channels: int, dtype: str, rows: int, offset: int) -> Port:
-    return Port(0, 0, offset, (1, height, width, channels), dtype, -(-channels // 16), rows * width * 16, 7)  # type: ignore[arg-type]
+def make_port(images: int, height: int, width: int, channels: int, dtype: str, rows: int, offset: int) -> Port:
+    surfaces, pitch = -(-channels // 16), rows * width * 16
+    shape = (images, height, width, channels)
+    return Port(0, 0, offset, shape, dtype, surfaces, pitch, surfaces * pitch + 48, 7)  # type: ignore[arg-type]
 
 
 @settings(deadline=None, max_examples=60)
 @given(
+    st.integers(1, 3),
     st.integers(1, 9),
     st.integers(1, 9),
     sizes,
@@ -28,20 +31,27 @@ def make_port(height: int, width: int, channels: int, dtype: str, rows: int, off
     st.integers(0, 99),
 )
 def test_features_lie_in_surfaces_of_atoms(
-    height: int, width: int, channels: int, dtype: str, extra: int, seed: int
+    images: int, height: int, width: int, channels: int, dtype: str, extra: int, seed: int
 ) -> None:
-    """Element (c, y, x) at (c / 16) * pitch + (y * W + x) * 16 + c % 16 (npu.md §3.1); uint8 less 128 (S-34)."""
+    """Element (c, y, x) at (c / 16) * pitch + (y * W + x) * 16 + c % 16 (npu.md §3.1); uint8 less 128 (S-34).
+
+    Images follow each other, here with 48 bytes between them that are not touched.
+    """
     rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (1, height, width, channels)).astype(np.uint8).view(dtype)
-    port = make_port(height, width, channels, dtype, height + extra, 32)
-    memory = np.zeros(32 + port.surfaces * port.surface_bytes, np.uint8)
+    image = rng.integers(0, 256, (images, height, width, channels)).astype(np.uint8).view(dtype)
+    port = make_port(images, height, width, channels, dtype, height + extra, 32)
+    memory = np.zeros(32 + images * port.image_bytes, np.uint8)
     layout.fill_padding(memory, port)
     layout.pack_features(image, memory, port)
-    expected = np.full_like(memory, 7)
-    expected[:32] = 0
-    for y, x, c in np.ndindex(height, width, channels):
-        value = int(image[0, y, x, c]) - (128 if dtype == "uint8" else 0)
-        expected[32 + c // 16 * port.surface_bytes + (y * width + x) * 16 + c % 16] = value & 0xFF
+    expected = np.zeros_like(memory)
+    for index in range(images):
+        start = 32 + index * port.image_bytes
+        expected[start : start + port.surfaces * port.surface_bytes] = 7
+    for n, y, x, c in np.ndindex(images, height, width, channels):
+        value = int(image[n, y, x, c]) - (128 if dtype == "uint8" else 0)
+        expected[32 + n * port.image_bytes + c // 16 * port.surface_bytes + (y * width + x) * 16 + c % 16] = (
+            value & 0xFF
+        )
     np.testing.assert_array_equal(memory, expected)
     back = np.zeros_like(image)
     layout.unpack_features(memory, port, back)

@@ -56,8 +56,8 @@ def emit_cna(tile: ConvTile) -> Iterator[Command]:
     yield Address(CNA.FEATURE_DATA_ADDR, tile.feature)
     yield CNA.FC_CON2()
     yield CNA.DMA_CON0(weight_burst_len=BURST_16, data_burst_len=BURST_16)
-    # Lines are fetched four at a time; the jump to the next surface starts behind such a group (npu.md §3.2).
-    yield CNA.DMA_CON1(line_stride=RK3588.line_group * tile.input_width)
+    # Lines are fetched four at a time; the jump to the next surface counts from four widths on (npu.md §3.2).
+    yield CNA.DMA_CON1(line_stride=RK3588.line_group * tile.input_pitch)
     yield CNA.DMA_CON2(surf_stride=tile.input_surface - RK3588.line_group * tile.input_width)
     yield CNA.FC_DATA_SIZE0(dma_width=tile.input_width, dma_height=tile.input_height)
     yield CNA.FC_DATA_SIZE1(dma_channel=tile.input_channels)

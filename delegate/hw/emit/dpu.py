@@ -36,7 +36,7 @@ def emit_dpu(tile: ConvTile) -> Iterator[Command]:
     yield DPU.DST_SURF_STRIDE(dst_surf_stride=tile.output_surface)
     yield DPU.DATA_CUBE_WIDTH(width=tile.output_width - 1)
     yield DPU.DATA_CUBE_HEIGHT(height=tile.output_height - 1)
-    yield DPU.DATA_CUBE_NOTCH_ADDR()
+    yield DPU.DATA_CUBE_NOTCH_ADDR(notch_addr_0=tile.output_skip, notch_addr_1=tile.output_skip)
     yield DPU.DATA_CUBE_CHANNEL(orig_channel=tile.output_channels_real - 1, channel=tile.output_channels - 1)
     yield from emit_bias_stage(tile)
     yield DPU.WDMA_SIZE_0(channel_wdma=tile.output_channels - 1)
@@ -53,7 +53,7 @@ def emit_dpu(tile: ConvTile) -> Iterator[Command]:
     yield from (register() for register in EW_OPERANDS)
     yield DPU.SURFACE_ADD(surf_add=SURFACES_PER_GROUP[layer.depthwise] * tile.output_surface)
     yield DPU.UNDOC_40C4()
-    yield from emit_no_lut()
+    yield from emit_no_table()
 
 
 def emit_bias_stage(tile: ConvTile) -> Iterator[Command]:
@@ -101,8 +101,8 @@ def emit_elementwise_stage(tile: ConvTile) -> Iterator[Command]:
     yield DPU.EW_RELUX_CMP_VALUE()
 
 
-def emit_no_lut() -> Iterator[Command]:
-    """All registers of the LUT written 0 (npu.md §12)."""
+def emit_no_table() -> Iterator[Command]:
+    """All registers of the lookup table written 0 (npu.md §12)."""
     yield DPU.LUT_ACCESS_CFG()
     yield DPU.LUT_ACCESS_DATA()
     yield DPU.LUT_CFG()

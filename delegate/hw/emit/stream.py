@@ -15,7 +15,10 @@ from delegate.hw.task import Place, Words
 PING_PONG = {"pointer_pp_en": 1, "executer_pp_en": 1, "pointer_pp_mode": 1}
 NOTHING = 0  # an all-zero word has no effect
 BARRIER = word(0x0041, 0, 0)  # has to stand before the word that fires (npu.md §2.1)
-FIRE_CONVOLUTION = 0x1D  # CNA, CORE, DPU, DPU_RDMA (S-88)
+# What starts which blocks (S-88).
+FIRE_CONVOLUTION = 0x1D  # CNA, CORE, DPU, DPU_RDMA
+FIRE_FLYING = 0x18  # DPU, DPU_RDMA
+FIRE_POOLING = 0x60  # PPU, PPU_RDMA
 TAIL_WORDS = 4
 
 
