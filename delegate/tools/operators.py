@@ -84,9 +84,8 @@ def form_summary(operator: Operator, forms: Iterable[str]) -> str:
 
 
 def dtypes(rules: Iterable[Rule]) -> list[str]:
-    """The types that rules name, in order."""
-    found = {dtype for rule in rules for dtype in DTYPE.findall(rule.text)}
-    return sorted(found, key=lambda dtype: (dtype.lstrip("uint"), dtype))
+    """The types that rules name."""
+    return sorted({dtype for rule in rules for dtype in DTYPE.findall(rule.text)})
 
 
 def form_is_needed(operator: Operator) -> bool:
@@ -151,10 +150,10 @@ def count_tests(root: Path) -> Counter[str]:
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if result.returncode:
         raise DelegateError(f"the tests in {TESTS} cannot be collected; run pytest --collect-only {TESTS}")
-    return tests_by_operator(result.stdout.splitlines(), OPERATORS)
+    return count_by_operator(result.stdout.splitlines(), OPERATORS)
 
 
-def tests_by_operator(names: Iterable[str], operators: Iterable[str]) -> Counter[str]:
+def count_by_operator(names: Iterable[str], operators: Iterable[str]) -> Counter[str]:
     """Test cases by the operators that their names (file, function or parameter) have as words, in any case."""
     longest_first = sorted(operators, key=len, reverse=True)  # LEAKY_RELU does not name RELU
     word = re.compile(rf"(?<![A-Z0-9])(?:{'|'.join(map(re.escape, longest_first))})(?![A-Z0-9])")
