@@ -101,21 +101,21 @@ def answer(rule: Rule, node: Node, target: Target) -> bool | None:
     """What a rule says; None if it looks for something that the node has not got."""
     try:
         return bool(rule.holds(node, target))
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
+    except (ArithmeticError, AssertionError, AttributeError, DelegateError, LookupError, TypeError, ValueError):
         return None
 
 
 def forms_of(operator: Operator) -> list[str]:
     """The unproven forms that the code of an operator asks for: its lowering, its rules, and all that they call."""
     found: set[str] = set()
-    seen: set[CodeType] = set()
+    seen: set[FunctionType] = set()
     waiting: list[Any] = [operator.lower, *(rule.holds for rule in operator.rules)]
     while waiting:
         value = waiting.pop()
         if isinstance(value, str) and value in FORMS:
             found.add(value)
-        elif isinstance(value, FunctionType) and value.__code__ not in seen:
-            seen.add(value.__code__)
+        elif isinstance(value, FunctionType) and value not in seen:
+            seen.add(value)
             waiting += referred(value)
     return [form for form in FORMS if form in found]
 

@@ -38,6 +38,12 @@ def rows_of(model: Model, folder: Path, **given: str) -> tuple[Row, ...]:
     return explain_model(save(model, folder), parse(SIMULATOR | given, {})).rows
 
 
+@pytest.fixture
+def without_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the models here have an operator that stays on the CPU."""
+    monkeypatch.delitem(OPERATORS, "SOFTMAX", raising=False)
+
+
 def softmax_model() -> Model:
     """A convolution, a softmax behind it."""
     builder = Builder()
@@ -47,6 +53,7 @@ def softmax_model() -> Model:
     return builder.finish([source], [builder.softmax(made)])
 
 
+@pytest.mark.usefixtures("without_softmax")
 def test_the_embedded_model() -> None:
     """All but the softmax on the NPU; shares add up; every number of the summary is that of the rows."""
     found = explain_model(EMBEDDED, Options(device="simulator"))
@@ -69,8 +76,8 @@ def test_the_embedded_model() -> None:
     assert proven.summary.unproven == 0 < summary.unproven
 
 
-def test_an_operator_that_is_not_supported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(OPERATORS, "SOFTMAX", raising=False)
+@pytest.mark.usefixtures("without_softmax")
+def test_an_operator_that_is_not_supported(tmp_path: Path) -> None:
     row = rows_of(softmax_model(), tmp_path)[1]
     assert row.reason == "operator SOFTMAX is not supported"
     assert "docs/operators.md" in row.remedy
@@ -204,6 +211,7 @@ def run() -> Invoke:
     return invoke
 
 
+@pytest.mark.usefixtures("without_softmax")
 def test_the_table_has_a_row_for_each_operator(run: Invoke) -> None:
     result = run("explain", str(EMBEDDED), "--device", "simulator")
     assert result.exit_code == 0
@@ -262,11 +270,14 @@ def test_what_is_wrong_is_said_in_a_line(arguments: list[str], message: str, mon
     assert "\n" not in str(caught.value)
 
 
-def test_every_public_model_is_explained(shared: Path) -> None:
-    """Notes and rows come for networks that are refused in part, and no reason is without a remedy."""
-    for name in ("split_concat", "deeplabv3_mnv2_pascal_quant"):
-        found = explain_model(shared / "models" / f"{name}.tflite", Options(device="simulator"))
+def test_a_network_that_is_refused_in_part(shared: Path) -> None:
+    """Each operator has either a partition, or a reason and a remedy."""
+    for partitioning in ("all", "cost"):
+        options = Options(device="simulator", partitioning=partitioning)
+        found = explain_model(shared / "models" / "deeplabv3_mnv2_pascal_quant.tflite", options)
         assert found.summary.operators == len(found.rows) > found.summary.operators_on_npu > 0
+        assert sum(found.summary.partitions) == found.summary.operators_on_npu
+        assert sum(found.summary.cpu.values()) == len(found.rows) - found.summary.operators_on_npu
         assert all(bool(row.reason) == bool(row.remedy) == (row.partition is None) for row in found.rows)
         assert len(list(notes(found))) > 4
 
@@ -319,6 +330,7 @@ def test_forms_are_found_in_the_code() -> None:
     lower = OPERATORS["RESHAPE"].lower
     assert forms_of(OPERATORS["ADD"]) == [NORM_SHIFT, OPERAND_GAIN, BS_CLAMP]
     assert forms_of(OPERATORS["RESHAPE"]) == []
+    assert BS_CLAMP in forms_of(OPERATORS["FULLY_CONNECTED"])  # its rules are CONV_2D's behind one function
     assert not form_is_needed(OPERATORS["ADD"])
     needs_one = Operator("X", (Rule("the form is there", form_is_there),), lower)
     needs_input = Operator("X", (Rule("it has inputs", lambda node, target: len(node.inputs) > 0),), lower)
