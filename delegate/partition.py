@@ -16,7 +16,7 @@ from delegate.ops import OPERATORS, Rule
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 QUANTIZE = "quantize the whole model to 8 bits, inputs and outputs too (full integer quantization)"
-REPLACE = "express it by operators that are supported (docs/operators.md)"
+REPLACE = "express it by operators that are supported (python -m delegate ops lists them)"
 ALLOW = "allow unproven register programs (option unproven=always), or run the device's known-answer probes"
 ONLY_NAMES = "its partition would compute nothing: the numbers stay where they are in memory"
 NOT_NEEDED = "none is needed: it costs next to nothing on the CPU"

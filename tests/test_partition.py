@@ -104,6 +104,38 @@ def test_limits_come_from_the_environment(
     assert re.findall(r"tensors (\d+) operations", capfd.readouterr().err) == ["3"]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_tools_see_the_partitions_that_tflite_makes(
+    seed: int,
+    npu_interpreter: Interpreters,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Drawn graphs that their additions cut."""
+    monkeypatch.delitem(OPERATORS, "ADD")
+    model = random_graph(np.random.default_rng(seed))
+    npu_interpreter(write(model), debug="verbose")
+    compiled = [int(count) for count in re.findall(r"tensors (\d+) operations", capfd.readouterr().err)]
+    assert compiled == sizes(taken(model_graph(model, tmp_path), EVERY_FORM))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_partition_that_goes_does_not_change_the_others(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tensors = [tensor(index, (1, 2, 2, 4)) for index in range(25)]
+    nodes = []
+    for index in range(24):  # reads one or two tensors of those before it
+        reads = rng.choice(index + 1, size=min(index + 1, int(rng.integers(1, 3))), replace=False)
+        nodes.append(Node(index, "X", tuple(tensors[int(i)] for i in reads), (tensors[index + 1],), {}))
+    drawn = graph(nodes, tensors[:1], tensors[-1:])
+    refused = {node.index: bool(rng.random() < 0.4) for node in nodes}
+    parts = [[node.index for node in part.nodes] for part in partitions(drawn, refused)]
+    for gone in parts:
+        rest = partitions(drawn, refused | dict.fromkeys(gone, True))
+        assert [[node.index for node in part.nodes] for part in rest] == [part for part in parts if part != gone]
+
+
 def test_of_equal_partitions_the_first_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delitem(OPERATORS, REFUSED)
     model = model_graph(chain((2, 2, 2)), tmp_path)
@@ -305,4 +337,4 @@ def test_remedies_fit_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     floats = Tensor(0, "", (1, 8, 8, 16), "float32")
     assert remedy(Node(1, "CONV_2D", (floats, *node.inputs[1:]), (floats,), {})) == QUANTIZE
     assert remedy(Node(1, "NOTHING_LIKE_IT", (floats,), (floats,), {})) == QUANTIZE
-    assert "docs/operators.md" in remedy(Node(1, "NOTHING_LIKE_IT", (source,), (source,), {}))
+    assert "delegate ops" in remedy(Node(1, "NOTHING_LIKE_IT", (source,), (source,), {}))
