@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delegate.errors import OptionError
-from delegate.hw.device import DEVICES
+from delegate.hw.device import DEVICES, KERNELS, Kernel
 from delegate.partition import Selection
 
 
@@ -22,6 +22,7 @@ class Options:
     cores: int = 1
     chain: str = "safe"
     unproven: str = "auto"
+    kernel: Kernel = "rocket"
     partitioning: str = "all"
     min_nodes_per_partition: int = 1
     max_delegated_partitions: int = 0  # no limit
@@ -96,6 +97,7 @@ OPTIONS: Mapping[str, Option] = {
     "cores": Option("TEFLON_CORES", f"1 to {MOST_CORES}", number(1, MOST_CORES)),
     "chain": Option("TEFLON_CHAIN", ", ".join(CHAIN), choice(*CHAIN)),
     "unproven": Option("TEFLON_UNPROVEN", ", ".join(UNPROVEN), choice(*UNPROVEN)),
+    "kernel": Option("TEFLON_KERNEL", f"{', '.join(KERNELS)}: which kernel the simulator plays", choice(*KERNELS)),
     "partitioning": Option("TEFLON_PARTITIONING", ", ".join(PARTITIONING), choice(*PARTITIONING)),
     "min_nodes_per_partition": Option(
         "TEFLON_MIN_NODES_PER_PARTITION", "a number of nodes; 0 and less mean 1", integer
