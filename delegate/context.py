@@ -13,6 +13,7 @@ import numpy as np
 from delegate.builtin_operators import operator_name
 from delegate.errors import ModelError
 from delegate.ir import Array, Graph, Node, Quant, Tensor
+from delegate.parameters import OPTIONS
 
 # Place = TfLiteType (c_api_types.h); a name that numpy does not have is a type whose data is not looked at.
 DTYPES = (
@@ -38,19 +39,8 @@ DTYPES = (
     "bfloat16",
 )
 WITHOUT_DATA = {"none", "string", "resource", "variant", "int4", "bfloat16"}
-PADDINGS = {1: "SAME", 2: "VALID"}  # TfLitePadding
-ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT", "SIGMOID")  # TfLiteFusedActivation
 MMAP_READ_ONLY = 1  # TfLiteAllocationType of the model's constants
 AFFINE_QUANTIZATION = 1  # TfLiteQuantizationType
-POOLS = ("AVERAGE_POOL_2D", "MAX_POOL_2D")
-WINDOWED = ("CONV_2D", "DEPTHWISE_CONV_2D", *POOLS)
-STRUCTS = {
-    "ADD": "TfLiteAddParams *",
-    "CONCATENATION": "TfLiteConcatenationParams *",
-    "CONV_2D": "TfLiteConvParams *",
-    "DEPTHWISE_CONV_2D": "TfLiteDepthwiseConvParams *",
-    "FULLY_CONNECTED": "TfLiteFullyConnectedParams *",
-} | dict.fromkeys(POOLS, "TfLitePoolParams *")
 ABSENT = -1  # index of an optional tensor that is not there
 
 
@@ -99,31 +89,12 @@ def read_tensor(ffi: Any, index: int, tensor: Any) -> Tensor:
     return Tensor(index, name, shape, dtype, read_quant(ffi, tensor), data)
 
 
-def activation_name(code: int) -> str:
-    """TfLiteFusedActivation, which the schema's ActivationFunctionType agrees with."""
-    return ACTIVATIONS[code] if 0 <= code < len(ACTIVATIONS) else f"activation {code}"
-
-
 def read_params(ffi: Any, op: str, data: Any) -> dict[str, Any]:
     """An operator's options from its builtin_data, for the operators that ir describes."""
-    if op not in STRUCTS or not data:
+    if op not in OPTIONS or not data:
         return {}
-    options = ffi.cast(STRUCTS[op], data)
-    params: dict[str, Any] = {"activation": activation_name(options.activation)}
-    if op == "CONCATENATION":
-        params["axis"] = options.axis
-    if op == "FULLY_CONNECTED":
-        params["shuffled"] = options.weights_format != 0
-    if op in WINDOWED:
-        params["stride"] = (options.stride_height, options.stride_width)
-        params["padding"] = PADDINGS.get(options.padding, f"padding {options.padding}")
-    if op in POOLS:
-        params["filter"] = (options.filter_height, options.filter_width)
-    elif op in WINDOWED:
-        params["dilation"] = (options.dilation_height_factor, options.dilation_width_factor)
-    if op == "DEPTHWISE_CONV_2D":
-        params["depth_multiplier"] = options.depth_multiplier
-    return params
+    struct = ffi.cast(f"{OPTIONS[op].struct} *", data)
+    return {parameter.name: parameter.from_struct(struct) for parameter in OPTIONS[op].parameters}
 
 
 def execution_plan(ffi: Any, context: Any) -> tuple[int, ...]:

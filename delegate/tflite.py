@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from delegate.builtin_operators import operator_name
-from delegate.context import ABSENT, POOLS, WINDOWED, WITHOUT_DATA, activation_name
+from delegate.context import ABSENT, WITHOUT_DATA
 from delegate.errors import ModelError
 from delegate.ir import Array, Graph, Node, Quant, Tensor
+from delegate.parameters import OPTIONS, PADDINGS
 
 IDENTIFIER = b"TFL3"  # bytes 4 to 7 of the file
 # Place = TensorType of schema.fbs, which counts otherwise than TfLiteType does.
@@ -36,7 +37,8 @@ DTYPES = (
     "int4",
     "bfloat16",
 )
-PADDINGS = ("SAME", "VALID")  # Padding of schema.fbs
+# A flatbuffer table without fields, behind its list of fields (vtable): reads as the schema's defaults.
+DEFAULTS, DEFAULTS_PLACE = struct.pack("<HHi", 4, 4, 4), 4
 # What the bindings raise when an offset or a size in the file points to nowhere.
 DAMAGE = (
     struct.error,
@@ -144,35 +146,17 @@ def read_node(tflite: Any, model: Any, index: int, operator: Any, tensors: dict[
 
 
 def read_params(tflite: Any, op: str, union: Any) -> dict[str, Any]:
-    """An operator's options, for the operators that ir describes."""
-    tables = {
-        "ADD": tflite.AddOptions,
-        "CONCATENATION": tflite.ConcatenationOptions,
-        "CONV_2D": tflite.Conv2DOptions,
-        "DEPTHWISE_CONV_2D": tflite.DepthwiseConv2DOptions,
-        "FULLY_CONNECTED": tflite.FullyConnectedOptions,
-    } | dict.fromkeys(POOLS, tflite.Pool2DOptions)
-    if op not in tables:
+    """An operator's options, for the operators that ir describes; those of a table that is not there are defaults."""
+    if op not in OPTIONS:
         return {}
-    options = tables[op]()
+    table = getattr(tflite, OPTIONS[op].table)()
     if union is not None:
-        options.Init(union.Bytes, union.Pos)
-    elif op in WINDOWED or op == "CONCATENATION":
+        table.Init(union.Bytes, union.Pos)
+    elif OPTIONS[op].required:
         raise ValueError(f"an operator {op} has no options")
     else:
-        return {"activation": "NONE", **({"shuffled": False} if op == "FULLY_CONNECTED" else {})}
-    params: dict[str, Any] = {"activation": activation_name(options.FusedActivationFunction())}
-    if op == "CONCATENATION":
-        params["axis"] = options.Axis()
-    if op == "FULLY_CONNECTED":
-        params["shuffled"] = options.WeightsFormat() != 0
-    if op in WINDOWED:
-        params["stride"] = (options.StrideH(), options.StrideW())
-        params["padding"] = PADDINGS[options.Padding()]
-    if op in POOLS:
-        params["filter"] = (options.FilterHeight(), options.FilterWidth())
-    elif op in WINDOWED:
-        params["dilation"] = (options.DilationHFactor(), options.DilationWFactor())
-    if op == "DEPTHWISE_CONV_2D":
-        params["depth_multiplier"] = options.DepthMultiplier()
+        table.Init(DEFAULTS, DEFAULTS_PLACE)
+    params = {parameter.name: parameter.from_table(table) for parameter in OPTIONS[op].parameters}
+    if params.get("padding", "SAME") not in PADDINGS:
+        raise ValueError(f"an operator {op} has {params['padding']}")
     return params

@@ -113,7 +113,9 @@ typedef struct TfLiteDelegate {
   void *opaque_delegate_builder;
 } TfLiteDelegate;
 
-/* Options of the builtin operators that the NPU knows (tflite/core/c/builtin_op_data.h). */
+/* Options of the builtin operators that parameters.py names (tensorflow/lite/core/c/builtin_op_data.h). Enumerations are
+   int. Fields are those of TensorFlow 2.14 (commit 0affd841 and its like); later versions, up to what ai-edge-litert 2.3
+   is made of (d3c306d8 and later), add quantized_bias_type at the end of three of them and change nothing else. */
 typedef struct {
   int padding; /* 1 SAME, 2 VALID */
   int stride_width;
@@ -156,3 +158,89 @@ typedef struct {
   int weights_format; /* 0: as they come */
   bool keep_num_dims;
 } TfLiteFullyConnectedParams;
+
+typedef struct {
+  int padding;
+  int stride_width;
+  int stride_height;
+  int activation; /* since TensorFlow 2.13 */
+} TfLiteTransposeConvParams;
+
+typedef struct {
+  int activation;
+} TfLiteSubParams;
+
+typedef struct {
+  int activation;
+} TfLiteMulParams;
+
+typedef struct {
+  float alpha;
+} TfLiteLeakyReluParams;
+
+typedef struct {
+  float beta;
+} TfLiteSoftmaxParams;
+
+typedef struct {
+  bool approximate;
+} TfLiteGeluParams;
+
+typedef struct {
+  bool keep_dims;
+} TfLiteReducerParams;
+
+typedef struct {
+  int num_splits;
+} TfLiteSplitParams;
+
+typedef struct {
+  int num_splits;
+} TfLiteSplitVParams;
+
+typedef struct {
+  int begin_mask;
+  int end_mask;
+  int ellipsis_mask;
+  int new_axis_mask;
+  int shrink_axis_mask;
+  bool offset;
+} TfLiteStridedSliceParams;
+
+typedef struct {
+  int32_t shape[8];
+  int num_dimensions;
+} TfLiteReshapeParams;
+
+typedef struct {
+  int32_t squeeze_dims[8];
+  int num_squeeze_dims;
+} TfLiteSqueezeParams;
+
+typedef struct {
+  bool align_corners;
+  bool half_pixel_centers;
+} TfLiteResizeBilinearParams;
+
+typedef struct {
+  bool align_corners;
+  bool half_pixel_centers;
+} TfLiteResizeNearestNeighborParams;
+
+typedef struct {
+  int values_count;
+  int axis;
+} TfLitePackParams;
+
+typedef struct {
+  int num;
+  int axis;
+} TfLiteUnpackParams;
+
+typedef struct {
+  int block_size;
+} TfLiteDepthToSpaceParams;
+
+typedef struct {
+  int block_size;
+} TfLiteSpaceToDepthParams;

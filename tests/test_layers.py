@@ -15,6 +15,7 @@ PACKAGE = ROOT / "delegate"
 LAYERS = {
     "errors": "0",
     "builtin_operators": "0",
+    "parameters": "0",
     "hw": "0",
     "hw.registers": "0",
     "hw.soc": "0",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import every_operator
 import generate
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import reference
 import tflite_reader
 from tflite_writer import Array, Builder, Model, write
 
-from benchmarks.harness import infer
+from benchmarks.harness import infer, random_inputs, runtime
 
 Interpreters = Callable[[bytes], Any]
 
@@ -66,16 +67,24 @@ def same_tensors(first: Model, second: Model) -> bool:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_written_model_reads_back(family: str) -> None:
-    for seed in range(10):
-        model = FAMILIES[family](np.random.default_rng(seed))
+def with_single_precision(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {k: float(np.float32(v)) if isinstance(v, float) else v for k, v in (options or {}).items()}
+
+
+def written_models() -> Iterator[Model]:
+    for family in FAMILIES.values():
+        yield from (family(np.random.default_rng(seed)) for seed in range(10))
+    yield from (every_operator.build(name, dtype) for name in every_operator.CASES for dtype in ("int8", "uint8"))
+
+
+def test_written_models_read_back() -> None:
+    for model in written_models():
         again = tflite_reader.read(write(model))
         assert same_tensors(model, again)
         assert (again.inputs, again.outputs) == (model.inputs, model.outputs)
         for written, read in zip(model.operators, again.operators, strict=True):
             assert (written.op, written.inputs, written.outputs) == (read.op, read.inputs, read.outputs)
-            assert read.options == {**read.options, **written.options}
+            assert read.options == {**read.options, **with_single_precision(written.options)}
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
@@ -84,6 +93,24 @@ def test_a_model_of_several_partitions_runs_on_the_cpu(dtype: str, reference_int
     interpreter = reference_interpreter(write(model))
     results = [infer(interpreter, generate.random_inputs(np.random.default_rng(seed), model))[0] for seed in range(8)]
     assert np.stack(results).std(axis=0).min() > 2  # the logits depend on the input, each of them
+
+
+@pytest.mark.parametrize("name", every_operator.CASES)
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_every_operator_runs_on_tflites_reference_kernels(
+    dtype: str, name: str, reference_interpreter: Interpreters
+) -> None:
+    """In the shape and type that the writer says; or TFLite has no kernel for it, in the version the listing is of."""
+    model = every_operator.build(name, dtype)
+    if name in every_operator.REFUSED[dtype] and runtime().__name__.startswith("tflite_runtime"):
+        with pytest.raises((RuntimeError, ValueError)):
+            infer(reference_interpreter(write(model)), generate.random_inputs(np.random.default_rng(1), model))
+        return
+    interpreter = reference_interpreter(write(model))
+    results = infer(interpreter, random_inputs(interpreter, np.random.default_rng(1)))
+    for index, values in zip(model.outputs, results, strict=True):
+        assert (values.shape, str(values.dtype)) == (model.tensors[index].shape, model.tensors[index].dtype)
+        assert np.unique(values).size >= 6  # something that depends on the input
 
 
 def test_per_channel_weights_run_and_equal_the_reference(reference_interpreter: Interpreters) -> None:

@@ -4,23 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import tflite
 from tflite_writer import TABLES, TYPE_NAMES, Array, Model, OperatorSpec, TensorSpec
 
-OPTION_FIELDS = {
-    "CONV_2D": ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor", "FusedActivationFunction"),
-    "DEPTHWISE_CONV_2D": (
-        *("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor", "FusedActivationFunction"),
-        "DepthMultiplier",
-    ),
-    "ADD": ("FusedActivationFunction",),
-    "CONCATENATION": ("Axis", "FusedActivationFunction"),
-    "FULLY_CONNECTED": ("FusedActivationFunction", "WeightsFormat"),
-    "AVERAGE_POOL_2D": ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction"),
-    "MAX_POOL_2D": ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction"),
-    "SOFTMAX": ("Beta",),
-}
 OPERATOR_NAMES = {code: name for name, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)}
 
 
@@ -47,15 +35,32 @@ def _tensor(model: Any, tensor: Any) -> TensorSpec:
     return TensorSpec(shape, dtype, scale, zero_point, axis, _data(model, tensor, dtype, shape))
 
 
+def _options(name: str, union: Any) -> dict[str, Any]:
+    """All fields of a table of options, vectors as tuples; the schema's defaults where the file has no table."""
+    if union is None:
+        builder = flatbuffers.Builder()
+        getattr(tflite, f"{name}Start")(builder)
+        builder.Finish(getattr(tflite, f"{name}End")(builder))
+        table = getattr(tflite, name).GetRootAs(builder.Output())
+    else:
+        table = getattr(tflite, name)()
+        table.Init(union.Bytes, union.Pos)
+    fields = [field.removeprefix(f"{name}Add") for field in dir(tflite) if field.startswith(f"{name}Add")]
+    lengths = {field: getattr(table, f"{field}Length")() for field in fields if hasattr(table, f"{field}Length")}
+    return {
+        field: tuple(getattr(table, field)(i) for i in range(lengths[field]))
+        if field in lengths
+        else getattr(table, field)()
+        for field in fields
+    }
+
+
 def _operator(model: Any, operator: Any) -> OperatorSpec:
     """An operator's record."""
     code = model.OperatorCodes(operator.OpcodeIndex())
     op = OPERATOR_NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-    options = {}
-    if op in OPTION_FIELDS and operator.BuiltinOptions() is not None:
-        table = getattr(tflite, TABLES[op][0])()
-        table.Init(operator.BuiltinOptions().Bytes, operator.BuiltinOptions().Pos)
-        options = {name: getattr(table, name)() for name in OPTION_FIELDS[op]}
+    name = TABLES.get(op, ("", 0))[0]
+    options = _options(name, operator.BuiltinOptions()) if name else {}
     inputs = tuple(operator.InputsAsNumpy().tolist())
     return OperatorSpec(op, inputs, tuple(operator.OutputsAsNumpy().tolist()), options)
 
