@@ -172,7 +172,7 @@ def test_refusals_name_their_reason() -> None:
     assert "int8 or uint8" in refusal(changed(node, source=replace(source, dtype="float32")))
     assert "int8 or uint8" in refusal(changed(node, source=replace(source, quant=None)))
     assert "one dtype" in refusal(changed(node, output=replace(output, dtype="uint8")))
-    assert "batch of 1" in refusal(changed(node, source=replace(source, shape=(2, 8, 8, 16))))
+    assert "one batch size" in refusal(changed(node, source=replace(source, shape=(2, 8, 8, 16))))
     assert "2047" in refusal(changed(node, source=replace(source, shape=(1, 8, 2048, 16))))
     assert "output extent" in refusal(changed(node, output=feature(9, 7, 8, 32)))
     assert "same channels" in refusal(changed(node, source=replace(source, shape=(1, 8, 8, 15))))

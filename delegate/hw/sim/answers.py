@@ -100,7 +100,7 @@ def of_tables(plan: Dpu) -> Answers:
     """Of the tables and OUT_CVT of a plan, for each index of their window, from its first."""
     assert plan.tables is not None
     first, last = window(plan.tables)
-    behind = replace(plan, scale=None, pend=None, norm=None, elementwise=None)
+    behind = replace(plan, scale=None, norm=None, elementwise=None)
     return work_out(behind, np.arange(first, last + 1)[:, None], (NOTHING, NOTHING), None)
 
 
@@ -166,4 +166,4 @@ class FastFlying:
         )
         values = np.repeat(every_byte()[:, None], plan.channels, axis=1)
         channel = np.arange(len(main) * ATOM).reshape(-1, 1, ATOM)
-        return work_out(plan, values, (scale, norm), None), main * np.int64(plan.channels) + channel
+        return work_out(plan, values, (scale, norm), None), main.astype(np.int64) * plan.channels + channel

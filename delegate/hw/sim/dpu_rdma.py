@@ -212,7 +212,10 @@ def read_main(memory: AddressSpace, reader: Reader, task: str) -> Numbers:
 
 
 def stored_operand(memory: AddressSpace, reader: Reader, task: str) -> Stored:
-    """The EW operand as it lies in memory, (surfaces, pixels, elements of an atom); one pixel if it is per channel."""
+    """The EW operand as it lies in memory, (surfaces, pixels, elements of an atom); one pixel if it is per channel.
+
+    F-123: integers as fp16, for which alone data mode 0 was measured (S-160).
+    """
     operand, what = reader.operand, f"{task}: EW operand"
     assert operand is not None
     kind = operand.format

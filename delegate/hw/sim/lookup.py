@@ -3,7 +3,7 @@
 Indices are floats behind a float BN, and the integers behind BS in an int8 task (S-220, S-221: the sibling RK3576; on
 this chip nobody measured it, F-120). How the silicon rounds inside an interpolation is not known: floats interpolate
 ideally (F-90), integers as the machine is told (F-121), both without the spikes of S-120 to S-122: ``doubts`` says
-where one would be (F-94).
+where one would be (F-94). The sibling's broken first entries (F-130) are not modelled.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The arithmetic of the DPU's stages on (pixels, channels): integers in int64, floats in single.
 
-Order: BS, BN, EW with the tables, OUT_CVT (npu.md §5.3). This is the plain model; ``fast`` is tested against it.
+Order: BS, BN, EW with the tables, OUT_CVT (npu.md §5.3). Integers have 32 bits from stage to stage, also where a task
+without convolution reads int8 (F-122). This is the plain model; ``fast`` is tested against it.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ def operand_register(stage: Elementwise, channels: int, integer: bool, bits: int
 def convert_operand(operand: Ints, stage: Elementwise) -> Ints:
     """The operand converter: (e + offset) * scale / 2**shift, or offset after it with CVT_TYPE 0.
 
-    Ties to even like all other converters of the chip; nobody measured it (C-14, F-81).
+    Ties to even like all other converters of the chip; nobody measured it (C-14, F-81). It stands before every
+    operation, and takes operands of registers too (F-124).
     """
     if not stage.convert:
         return operand

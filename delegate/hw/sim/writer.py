@@ -22,7 +22,8 @@ class Writer:
     """Destination of a task; true sizes, pitches in bytes.
 
     Channel group g holds ``surfaces`` surfaces; surface j of it starts at address + g * group_pitch + j * surface_pitch
-    and holds one atom a pixel, rows ``row_pitch`` apart (F-70, npu.md §5.6, C-20).
+    and holds one atom a pixel, rows ``row_pitch`` apart (F-70, npu.md §5.6, C-20); what lies between stays as it is, in
+    every format and mode (F-125, F-126).
     """
 
     address: int
