@@ -111,7 +111,9 @@ def activation_range(activation: str, quant: Quant, dtype: str) -> tuple[int, in
     offset, scale = zero_point(quant, dtype), float(quant.scale[0])
 
     def quantized(real: float) -> int:
-        return offset + round_half_away(float(np.float32(real) / np.float32(scale)))  # TFLite divides in float32
+        with np.errstate(over="ignore"):
+            steps = float(np.float32(real) / np.float32(scale))  # TFLite divides in float32
+        return offset + round_half_away(min(max(steps, -LARGEST_INT32), LARGEST_INT32))
 
     low, high = ACTIVATION_RANGES[activation]
     return (
@@ -121,7 +123,12 @@ def activation_range(activation: str, quant: Quant, dtype: str) -> tuple[int, in
 
 
 def tflite_multiplier(real: float) -> tuple[int, int]:
-    """(multiplier of 31 bits, exponent) of TFLite's QuantizeMultiplier: real = multiplier / 2**31 * 2**exponent."""
+    """(multiplier of 31 bits, exponent) of TFLite's QuantizeMultiplier: real = multiplier / 2**31 * 2**exponent.
+
+    Raises CompileError for what is no number.
+    """
+    if not math.isfinite(real):
+        raise CompileError(f"a factor is {real}")
     fraction, exponent = math.frexp(real)
     multiplier = round_half_away(math.ldexp(fraction, 31))
     return (multiplier >> 1, exponent + 1) if multiplier == 1 << 31 else (multiplier, exponent)
@@ -135,7 +142,7 @@ def tflite_product(values: Ints, real: float) -> Ints:
     multiplier, exponent = tflite_multiplier(real)
     if exponent < LEAST_EXPONENT:
         return np.zeros_like(values)
-    if int(np.abs(values).max()) * 2.0 ** max(exponent, 0) > LARGEST_INT32:
+    if int(np.abs(values).max()) > LARGEST_INT32 >> max(exponent, 0):
         raise CompileError(f"a product with {real} leaves 32 bits")
     inner = ((values << max(exponent, 0)) * multiplier + (1 << 30)) >> 31
     return round_shifts_away(inner, max(-exponent, 0))

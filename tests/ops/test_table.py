@@ -193,6 +193,64 @@ def test_refusals_name_their_reason() -> None:
         assert "not supported" in refused(replace(node, op=op))
 
 
+@pytest.mark.parametrize("scales", [(1e-40, 1e-40), (1e-40, 3e38), (3e38, 1e-40), (3e38, 3e38), (1.0, float("inf"))])
+@pytest.mark.parametrize("op", KERNELS)
+def test_hostile_scales_are_refused_or_computed(op: str, scales: tuple[float, float]) -> None:
+    for alpha in (0.1, float("nan"), 1e-46, -3e38):
+        node = unary_node(op, alpha=alpha)
+        source, output = node.inputs[0], node.outputs[0]
+        assert source is not None
+        ends = (replace(source, quant=quant(scales[0], -128)), replace(output, quant=quant(scales[1], 5)))
+        hostile = replace(node, inputs=ends[:1], outputs=ends[1:])
+        for target in (EVERY_FORM, PROVEN):
+            if not refusals(hostile, graph([hostile], [], []), target):
+                assert OPERATORS[op].lower(hostile, target)
+
+
+@pytest.mark.parametrize("forms", [(), (NORM_SHIFT,), (TABLE,), (NORM_SHIFT, TABLE)])
+def test_quantize_takes_the_form_that_is_exact(forms: tuple[str, ...]) -> None:
+    source, output = feature(1, 3, 5, 20, "uint8", 0.04, 100), feature(2, 3, 5, 20, "int8", 0.05, 64)
+    node = Node(0, "QUANTIZE", (source,), (output,), {})
+    target = Target(PROVEN.soc, frozenset(forms))
+    (layer,) = OPERATORS["QUANTIZE"].lower(node, target)
+    assert isinstance(layer, Elementwise) == (forms == (TABLE,))
+    assert refusals(node, graph([node], [], []), target) == ()
+
+
+@pytest.mark.parametrize("unproven", ["auto", "never"])
+@pytest.mark.parametrize(("first", "second"), [("uint8", "int8"), ("int8", "uint8"), ("int8", "int8")])
+def test_batches_are_converted(first: str, second: str, unproven: str) -> None:
+    """Beside an operator that computes, or the conversion would stay on the CPU."""
+    rng = np.random.default_rng(3)
+    builder = Builder()
+    source = builder.tensor((3, 5, 4, 20), first, 0.04, 30)
+    converted = builder.quantize(builder.unary("RELU", source), second, (0.03, 20))
+    content = write(builder.finish([source], [converted]))
+    made = harness.npu_interpreter(content, device="simulator", cache_dir="off", unproven=unproven)
+    values = harness.random_inputs(made, rng)
+    (got,), (expected,) = harness.infer(made, values), harness.infer(harness.reference_interpreter(content), values)
+    assert np.abs(got.astype(int) - expected).max() <= (unproven == "never")
+
+
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.01, 20), (0.007, 0), (0.001, -5)])
+def test_a_fused_activation_from_minus_1_to_1(scale: float, zero_point: int) -> None:
+    """Below the zero point BS cannot clamp: taken only where the ends of 8 bits do, and refused otherwise."""
+    builder = Builder()
+    rng = np.random.default_rng(4)
+    source = builder.tensor((1, 6, 6, 16), "int8", 0.02, 3)
+    weight, bias = rng.integers(-127, 128, (8, 1, 1, 16)).astype(np.int8), np.zeros(8, np.int32)
+    out = builder.convolution(source, weight, 0.01, (scale, zero_point), bias=bias, activation="RELU_N1_TO_1")
+    content = write(builder.finish([source], [out]))
+    (node,) = read_graph(content).nodes
+    refused = refusals(node, graph([node], [], []), EVERY_FORM)
+    assert bool(refused) == (scale == 0.01)
+    if not refused:
+        made = harness.npu_interpreter(content, device="simulator", cache_dir="off")
+        values = harness.random_inputs(made, rng)
+        (got,), (expected,) = harness.infer(made, values), harness.infer(harness.reference_interpreter(content), values)
+        np.testing.assert_array_equal(got, expected)
+
+
 def test_a_chain_has_the_tables_of_one_layer() -> None:
     """Only the first that are loaded in a chain take effect (S-218); images of one layer share theirs."""
     source = replace(feature(1, 4, 4, 16), shape=(3, 4, 4, 16))
