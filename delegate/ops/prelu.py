@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from delegate.hw.soc import TABLE, Target
+from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Node, Tensor, as_cube
 from delegate.ops import Rule, lowers, slopes
 from delegate.ops.rules import (
@@ -17,7 +17,7 @@ from delegate.ops.rules import (
     computed_inputs,
     is_quantized_per_tensor,
 )
-from delegate.ops.table import computable, lookup
+from delegate.ops.table import computable, lookup, may_look_up
 from delegate.ops.unary import outputs, prelu
 
 
@@ -60,7 +60,7 @@ def looked_up(node: Node, target: Target) -> bool:
     """One alpha for all, and a device that may look things up."""
     data = alpha_of(node).data
     assert data is not None
-    return TABLE in target.forms and bool((data == data.flat[0]).all()) and computable(prelu, node, target)
+    return may_look_up(target) and bool((data == data.flat[0]).all()) and computable(prelu, node, target)
 
 
 def can_be_done(node: Node, target: Target) -> bool:

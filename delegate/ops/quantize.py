@@ -9,12 +9,12 @@ import numpy as np
 from delegate import quantize as domain
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
-from delegate.hw.soc import NORM_SHIFT, TABLE, Target
+from delegate.hw.soc import NORM_SHIFT, Target
 from delegate.ir import AnyLayer, Convolution, Node, Requantize, View, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT
 from delegate.ops.rules import FEATURES_8_BIT, ONE_INPUT, SAME_SHAPE, SCALES_POSITIVE
-from delegate.ops.table import computable, lookup
+from delegate.ops.table import computable, lookup, may_look_up
 from delegate.ops.unary import outputs, requantized
 from delegate.requantize import exact, plain
 
@@ -38,7 +38,7 @@ def converter(node: Node, target: Target) -> Requantize:
 
 def looked_up(node: Node, target: Target) -> bool:
     """A table is the more exact way where BN cannot be used."""
-    return NORM_SHIFT not in target.forms and TABLE in target.forms and computable(requantized, node, target)
+    return NORM_SHIFT not in target.forms and may_look_up(target) and computable(requantized, node, target)
 
 
 def converter_exists(node: Node, target: Target) -> bool:

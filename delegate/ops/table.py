@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from delegate import quantize
 from delegate.errors import CompileError
-from delegate.hw.soc import TABLE, Target
+from delegate.hw.soc import FLYING_SCALE, TABLE, Target
 from delegate.ir import AnyLayer, Elementwise, Node, Requantize, as_cube
 from delegate.ops import Rule, lowers, slopes
 from delegate.ops.rules import FEATURES_8_BIT, ONE_INPUT, SAME_DTYPE, SAME_SHAPE, SCALES_POSITIVE
@@ -28,6 +28,11 @@ UNIT_BITS = 5  # index units of a segment: every value hits an entry, so that no
 # (S-121) and from the first entries, which the sibling chip reads wrongly (S-218).
 FIRST_VALUE = 257
 STEP_BITS = 7  # entries are outputs times 128, so that a last bit can differ without being seen
+
+
+def may_look_up(target: Target) -> bool:
+    """Whether the device may run what ``lookup`` makes: tables, behind a sum and a product in BS."""
+    return {TABLE, FLYING_SCALE} <= target.forms
 
 
 def table_of(values: Ints) -> npt.NDArray[np.int16]:
@@ -73,7 +78,8 @@ def nothing_is_below_zero(node: Node, target: Target) -> bool:
 
 
 ALLOW = "allow it with the option unproven=always, or use a device that passed its probe"
-TABLE_RULE = Rule(f"the device may use: {TABLE}", lambda node, target: TABLE in target.forms, ALLOW)
+TABLE_TEXT = f"the device may use: {TABLE}; and: {FLYING_SCALE}"
+TABLE_RULE = Rule(TABLE_TEXT, lambda node, target: may_look_up(target), ALLOW)
 COMMON_RULES = [ONE_INPUT, FEATURES_8_BIT, SAME_DTYPE, SAME_SHAPE, SCALES_POSITIVE]
 ABOVE_ZERO = Rule(
     "the input's zero point is its least value: of numbers below 0 TFLite makes an error, which the NPU cannot",
@@ -102,13 +108,13 @@ def rules(op: str) -> list[Rule]:
     if op not in FALLBACKS:
         return [*result, TABLE_RULE]
     fits = FALLBACKS[op][0]
-    text = f"the device may use: {TABLE}; or convolutions and comparisons can do it"
-    return [*result, Rule(text, lambda node, target: TABLE in target.forms or fits(node, target), ALLOW)]
+    text = f"convolutions and comparisons can do it, or {TABLE_TEXT}"
+    return [*result, Rule(text, lambda node, target: may_look_up(target) or fits(node, target), ALLOW)]
 
 
 def lower(node: Node, target: Target) -> Sequence[AnyLayer]:
     """out = table[in], or the layers that do without."""
-    if TABLE in target.forms:
+    if may_look_up(target):
         return [lookup(node, outputs(KERNELS[node.op][0], node))]
     return FALLBACKS[node.op][1](node, target)
 

@@ -15,7 +15,7 @@ import delegate
 from benchmarks import harness
 from delegate.compile import compile_graph
 from delegate.errors import CompileError
-from delegate.hw.soc import BS_CLAMP, NORM_SHIFT, TABLE, Target
+from delegate.hw.soc import BS_CLAMP, FLYING_SCALE, NORM_SHIFT, TABLE, Target
 from delegate.ir import Elementwise, Node
 from delegate.ops import OPERATORS
 from delegate.ops.unary import KERNELS, outputs
@@ -152,14 +152,14 @@ def test_models(case: str, dtype: str) -> None:
         assert np.abs(proven.astype(int) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("forms", [(), (BS_CLAMP,), (NORM_SHIFT,), (TABLE,)])
+@pytest.mark.parametrize("forms", [(), (BS_CLAMP,), (NORM_SHIFT,), (TABLE,), (TABLE, FLYING_SCALE)])
 @pytest.mark.parametrize("op", ["RELU", "RELU6", "RELU_N1_TO_1"])
 def test_a_rectifier_takes_the_form_that_there_is(op: str, forms: tuple[str, ...]) -> None:
     target = Target(PROVEN.soc, frozenset(forms))
     node = unary_node(op)
     layers = OPERATORS[op].lower(node, target)
     assert refusals(node, graph([node], [], []), target) == ()
-    if TABLE in forms or (BS_CLAMP in forms and op != "RELU_N1_TO_1"):
+    if FLYING_SCALE in forms or (BS_CLAMP in forms and op != "RELU_N1_TO_1"):
         assert len(layers) == 1
     else:
         assert [getattr(layer, "operation", None) for layer in layers[1:]] == (
@@ -207,13 +207,13 @@ def test_hostile_scales_are_refused_or_computed(op: str, scales: tuple[float, fl
                 assert OPERATORS[op].lower(hostile, target)
 
 
-@pytest.mark.parametrize("forms", [(), (NORM_SHIFT,), (TABLE,), (NORM_SHIFT, TABLE)])
+@pytest.mark.parametrize("forms", [(), (NORM_SHIFT,), (TABLE, FLYING_SCALE), (NORM_SHIFT, TABLE, FLYING_SCALE)])
 def test_quantize_takes_the_form_that_is_exact(forms: tuple[str, ...]) -> None:
     source, output = feature(1, 3, 5, 20, "uint8", 0.04, 100), feature(2, 3, 5, 20, "int8", 0.05, 64)
     node = Node(0, "QUANTIZE", (source,), (output,), {})
     target = Target(PROVEN.soc, frozenset(forms))
     (layer,) = OPERATORS["QUANTIZE"].lower(node, target)
-    assert isinstance(layer, Elementwise) == (forms == (TABLE,))
+    assert isinstance(layer, Elementwise) == (forms == (TABLE, FLYING_SCALE))
     assert refusals(node, graph([node], [], []), target) == ()
 
 
