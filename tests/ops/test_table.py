@@ -13,12 +13,17 @@ from tflite_writer import Builder, Model, write
 
 import delegate
 from benchmarks import harness
+from delegate import runtime
 from delegate.compile import compile_graph
 from delegate.errors import CompileError
+from delegate.hw.sim import passes as simulation
+from delegate.hw.sim.device import Simulator
+from delegate.hw.sim.lookup import Rounding
 from delegate.hw.soc import BS_CLAMP, FLYING_SCALE, NORM_SHIFT, TABLE, Target
 from delegate.ir import Elementwise, Node
 from delegate.ops import OPERATORS
 from delegate.ops.unary import KERNELS, outputs
+from delegate.options import CACHE_OFF, Options
 from delegate.partition import refusals
 from delegate.quantize import domain_offset
 from delegate.tflite import read_graph
@@ -249,6 +254,22 @@ def test_a_fused_activation_from_minus_1_to_1(scale: float, zero_point: int) -> 
         values = harness.random_inputs(made, rng)
         (got,), (expected,) = harness.infer(made, values), harness.infer(harness.reference_interpreter(content), values)
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("rounding", ["even", "away", "floor"])
+@pytest.mark.parametrize("op", KERNELS)
+def test_no_doubt_about_the_silicon_matters(op: str, rounding: Rounding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the tables interpolate, and without a warning about entries of 0, flat runs or the join."""
+    device = Simulator(options=simulation.Options(interpolation=rounding))
+    monkeypatch.setattr(runtime, "shared_device", lambda *_: device)
+    node = unary_node(op)
+    ends = (replace(feature(1, 16, 16, 1), quant=node.inputs[0].quant), replace(node.outputs[0], shape=(1, 16, 16, 1)))
+    node = replace(node, inputs=ends[:1], outputs=ends[1:])
+    session = runtime.Session(graph([node], [ends[0]], [ends[1]]), Options("simulator", CACHE_OFF))
+    got = np.zeros((1, 16, 16, 1), np.int8)
+    session.invoke([np.arange(-128, 128).astype(np.int8).reshape(got.shape)], [got])
+    np.testing.assert_array_equal(got.reshape(-1), outputs(KERNELS[op][0], node))
+    assert device.warnings == {}
 
 
 def test_a_chain_has_the_tables_of_one_layer() -> None:
