@@ -16,8 +16,16 @@ from delegate.errors import CompileError
 from delegate.hw.soc import FLYING_SCALE, TABLE, Target
 from delegate.ir import AnyLayer, Elementwise, Node, Requantize, as_cube
 from delegate.ops import Rule, lowers, slopes
-from delegate.ops.rules import FEATURES_8_BIT, ONE_INPUT, SAME_DTYPE, SAME_SHAPE, SCALES_POSITIVE
-from delegate.ops.unary import KERNELS, VALUES, Kernel, outputs
+from delegate.ops.rules import (
+    FEATURES_8_BIT,
+    ONE_INPUT,
+    SAME_DTYPE,
+    SAME_SHAPE,
+    SCALES_POSITIVE,
+    feature_tensors,
+    is_quantized_per_tensor,
+)
+from delegate.ops.unary import INT8, KERNELS, VALUES, Kernel, outputs
 from delegate.quantize import INT8_LOW, Ints
 
 Fallback = tuple[Callable[[Node, Target], bool], Callable[[Node, Target], list[AnyLayer]]]
@@ -80,7 +88,10 @@ def nothing_is_below_zero(node: Node, target: Target) -> bool:
 ALLOW = "allow it with the option unproven=always, or use a device that passed its probe"
 TABLE_TEXT = f"the device may use: {TABLE}; and: {FLYING_SCALE}"
 TABLE_RULE = Rule(TABLE_TEXT, lambda node, target: may_look_up(target), ALLOW)
-COMMON_RULES = [ONE_INPUT, FEATURES_8_BIT, SAME_DTYPE, SAME_SHAPE, SCALES_POSITIVE]
+ALL_INT8 = Rule(
+    "input and output are int8, the only type that TFLite has the operator for, with one scale each",
+    lambda node, target: all(is_quantized_per_tensor(t) and t.dtype == "int8" for t in feature_tensors(node)),
+)
 ABOVE_ZERO = Rule(
     "the input's zero point is its least value: of numbers below 0 TFLite makes an error, which the NPU cannot",
     nothing_is_below_zero,
@@ -98,10 +109,10 @@ def rules(op: str) -> list[Rule]:
     """The rules of an operator of one tensor."""
     kernel, dtypes = KERNELS[op]
     result = [
-        *COMMON_RULES,
-        Rule(
-            f"TFLite has the operator for the type: {' and '.join(dtypes)}", lambda n, t: n.outputs[0].dtype in dtypes
-        ),
+        ONE_INPUT,
+        *([ALL_INT8] if dtypes == INT8 else [FEATURES_8_BIT, SAME_DTYPE]),
+        SAME_SHAPE,
+        SCALES_POSITIVE,
         *([ABOVE_ZERO] if op in ("SQRT", "RSQRT") else []),
         Rule("TFLite's own arithmetic stays within its 32 bits (HARD_SWISH: 16)", partial(computable, kernel)),
     ]

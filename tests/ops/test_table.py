@@ -183,8 +183,9 @@ def test_refusals_name_their_reason() -> None:
 
     assert refused(node) == ""
     assert TABLE in refused(node, PROVEN)
-    assert "for the type: int8" in refused(unary_node("EXP", "uint8"))
-    assert "one dtype" in refused(replace(node, outputs=(replace(output, dtype="uint8"),)))
+    assert "int8, the only type" in refused(unary_node("EXP", "uint8"))
+    other = unary_node("TANH")
+    assert "one dtype" in refused(replace(other, outputs=(replace(output, dtype="uint8"),)))
     assert "one shape" in refused(replace(node, outputs=(replace(output, shape=(1, 5, 3, 20)),)))
     large = replace(source, shape=(1, 1, 3000, 20))
     assert "extents" in refused(replace(node, inputs=(large,), outputs=(replace(output, shape=large.shape),)))
