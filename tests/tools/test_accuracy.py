@@ -54,8 +54,7 @@ def saved(model: Model, folder: Path, name: str = "model") -> Path:
 
 
 def measured(path: Path, request: Request | None = None, **options: str) -> ModelResult:
-    with closing(Peer()) as peer:
-        return measure(ModelFile(path), request or Request(), {**OPTIONS, **options}, peer, lambda step: None)
+    return measure(ModelFile(path), request or Request(), {**OPTIONS, **options}, lambda step: None)
 
 
 def feature(builder: Builder, channels: int = 20, scale: float = 0.05) -> int:
@@ -109,7 +108,7 @@ def test_every_operator_is_hardware_exact_and_within_one(unproven: str, tmp_path
     assert len(result.inputs) == RANDOM_INPUTS
     for layer in result.layers:
         assert layer.npu and layer.hardware.elements and layer.hardware.equal, layer.operator
-        assert layer.isolated.elements and layer.isolated.largest <= 1, layer.operator
+        assert layer.isolated.elements and layer.isolated.maximum <= 1, layer.operator
         assert bool(layer.causes) != (layer.isolated.equal and layer.in_place.equal), layer.operator
     assert any(NORM_SHIFT in layer.forms for layer in result.layers) == (unproven == "auto")
     assert result.partition_outputs.elements == 2 * 10 == result.outputs.elements
@@ -130,7 +129,7 @@ def test_an_addition_that_a_convolution_does_is_one_layer(tmp_path: Path) -> Non
         result = measured(saved(generate.random_residual(RNG(seed)), tmp_path), unproven="never")
         assert not result.failed
         fused += [layer for layer in result.layers if layer.operator == "CONV_2D+ADD"]
-    assert fused and all(layer.isolated.elements and layer.isolated.largest <= 1 for layer in fused)
+    assert fused and all(layer.isolated.elements and layer.isolated.maximum <= 1 for layer in fused)
     assert any("fused addition" in cause.text for layer in fused for cause in layer.causes)
 
 

@@ -68,7 +68,7 @@ def measure_all(models: Sequence[ModelFile], request: Request, options: dict[str
                 progress.update(task, description=f"{model.name}: {step}")
 
             say("reading")
-            results.append(measure(model, request, options, peer, say))
+            results.append(measure(model, request, options, say, peer))
             progress.advance(task)
     return results
 

@@ -17,7 +17,7 @@ class Difference:
     elements: int = 0
     exact: int = 0
     within_one: int = 0
-    largest: int = 0
+    maximum: int = 0
     total: int = 0
 
     def __add__(self, other: Difference) -> Difference:
@@ -25,7 +25,7 @@ class Difference:
             self.elements + other.elements,
             self.exact + other.exact,
             self.within_one + other.within_one,
-            max(self.largest, other.largest),
+            max(self.maximum, other.maximum),
             self.total + other.total,
         )
 

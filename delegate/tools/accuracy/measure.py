@@ -15,7 +15,7 @@ from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Array, Convolution, Graph, Node, Tensor
 from delegate.memory import Views
 from delegate.options import Options, parse
-from delegate.partition import partition, taken
+from delegate.partition import partition, partitions, verdicts
 from delegate.runtime import Session, target_of
 from delegate.tflite import DAMAGE, read_graph
 from delegate.tools.accuracy import silicon
@@ -32,6 +32,7 @@ from delegate.tools.accuracy.models import (
 from delegate.tools.accuracy.xnnpack import Peer
 
 Progress = Callable[[str], None]
+NOT_ASKED = "-"
 Tensors = Mapping[int, Array]  # by number in the model
 
 
@@ -241,7 +242,7 @@ def with_causes(unit: Unit) -> LayerResult:
     found = list(unit.found)
     carried = unit.result.in_place
     if unit.result.isolated.equal and not carried.equal:
-        found.append(Cause(CARRIED, carried.elements - carried.exact, carried.largest))
+        found.append(Cause(CARRIED, carried.elements - carried.exact, carried.maximum))
     return replace(unit.result, causes=merged(found))
 
 
@@ -290,7 +291,7 @@ def prepare(content: bytes, graph: Graph, reference: Run, given: Mapping[str, st
     options = parse(given, os.environ)
     target = target_of(options)
     progress("compiling")
-    found = taken(graph, target)
+    found = partitions(graph, verdicts(graph, target, options.selection))
     borders = (index for part in found for index in (*part.inputs, *part.outputs) if index not in graph.inputs)
     npu = run_of(graph, content, (*graph.outputs, *borders), lambda model: npu_interpreter(model, **given))
     delegated = len(npu.interpreter._get_ops_details()) - len(graph.nodes)
@@ -300,10 +301,10 @@ def prepare(content: bytes, graph: Graph, reference: Run, given: Mapping[str, st
     return Subject(graph, parts, reference, npu, last_output(parts))
 
 
-def xnnpack_of(subject: Subject, content: bytes, inputs: Sequence[Inputs], peer: Peer) -> list[Array] | str:
+def xnnpack_of(subject: Subject, content: bytes, inputs: Sequence[Inputs], peer: Peer | None) -> list[Array] | str:
     """The last layer's tensor as XNNPACK has it for each of the inputs, or why it has not."""
-    if subject.last is None:
-        return "nothing is on the NPU"
+    if subject.last is None or peer is None:
+        return NOT_ASKED
     changed = with_outputs(content, (subject.last.index,))
     return peer.outputs(changed, len(subject.graph.nodes), [given.arrays for given in inputs])
 
@@ -346,9 +347,11 @@ def one_line(error: Exception) -> str:
 
 
 def measure(
-    model: ModelFile, request: Request, options: Mapping[str, str], peer: Peer, progress: Progress
+    model: ModelFile, request: Request, options: Mapping[str, str], progress: Progress, peer: Peer | None = None
 ) -> ModelResult:
     """Runs a model; what goes wrong is in the result. ``options`` are the delegate's, ``progress`` is told each step.
+
+    Without ``peer`` there is no comparison with XNNPACK.
 
     Raises ModelError for an images folder that is none.
     """

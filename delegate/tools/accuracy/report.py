@@ -37,12 +37,12 @@ def counted(found: Difference | None) -> tuple[str, str, str]:
     """Share exact, share within 1, largest difference."""
     if found is None or not found.elements:
         return (NOTHING,) * 3
-    return percent(found.exact, found.elements), percent(found.within_one, found.elements), str(found.largest)
+    return percent(found.exact, found.elements), percent(found.within_one, found.elements), str(found.maximum)
 
 
 def drifted(found: Difference | None) -> str:
     """Mean and largest difference in quanta."""
-    return NOTHING if found is None or not found.elements else f"{found.mean:.4f} / {found.largest}"
+    return NOTHING if found is None or not found.elements else f"{found.mean:.4f} / {found.maximum}"
 
 
 def size(shape: Sequence[int]) -> str:
@@ -174,7 +174,7 @@ def conclusions(results: Sequence[ModelResult]) -> Iterator[str]:
     )
     yield (
         f"TFLite-reference: of {alone.elements} elements of layers alone {percent(alone.exact, alone.elements)} % are "
-        f"exact, {percent(alone.within_one, alone.elements)} % within 1, the largest difference is {alone.largest}"
+        f"exact, {percent(alone.within_one, alone.elements)} % within 1, the largest difference is {alone.maximum}"
     )
     tops = [result.top1 for result in results if result.top1 is not None]
     if tops:
