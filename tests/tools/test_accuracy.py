@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import every_operator
 import generate
 import numpy as np
 import pytest
@@ -113,6 +114,23 @@ def test_every_operator_is_hardware_exact_and_within_one(unproven: str, tmp_path
     assert any(NORM_SHIFT in layer.forms for layer in result.layers) == (unproven == "auto")
     assert result.partition_outputs.elements == 2 * 10 == result.outputs.elements
     assert result.top1 is not None and result.top1[1] == 2
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_whatever_operator_the_npu_takes(dtype: str, tmp_path: Path) -> None:
+    """Of all operators that the tests' writer has; those that the NPU refuses are in the report all the same."""
+    taken = set()
+    for name in every_operator.CASES:
+        result = measured(saved(every_operator.build(name, dtype), tmp_path))
+        assert not result.failed, f"{name}: {result.error}"
+        assert bool(result.refused) == (name in every_operator.REFUSED[dtype]), f"{name}: {result.refused}"
+        for layer in result.layers:
+            assert layer.npu or not layer.hardware.elements
+            assert layer.isolated.maximum <= 1, name
+            if layer.npu and not layer.alias:
+                assert layer.hardware.elements and layer.isolated.elements, name
+                taken.add(layer.operator)
+    assert taken >= {"CONV_2D", "DEPTHWISE_CONV_2D", "MAXIMUM", "MINIMUM"}
 
 
 def test_cpu_operators_between_partitions(tmp_path: Path) -> None:

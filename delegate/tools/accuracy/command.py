@@ -90,5 +90,5 @@ def show(results: Sequence[ModelResult]) -> None:
         console = Console(width=NARROW)
     for sheet in report.sheets(results):
         console.print(report.rich_table(sheet))
-    for line in (*report.complaints(results), *report.conclusions(results)):
+    for line in report.lines_of(results):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

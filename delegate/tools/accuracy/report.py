@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from delegate.hw.soc import FORMS
 from delegate.tools.accuracy.causes import Cause, merged
 from delegate.tools.accuracy.counts import Difference, total
 from delegate.tools.accuracy.measure import LayerResult, ModelResult
@@ -53,7 +54,17 @@ def form(layer: LayerResult) -> str:
     """By which register programs a layer is done."""
     if not layer.npu:
         return NOTHING
-    return "unproven: " + "; ".join(layer.forms) if layer.forms else "no work" if layer.alias else "proven"
+    if layer.forms:
+        return f"unproven {', '.join(str(FORMS.index(name) + 1) for name in layer.forms)}"
+    return "no work" if layer.alias else "proven"
+
+
+def legend(results: Iterable[ModelResult]) -> Iterator[str]:
+    """The unproven forms that were used, a line each."""
+    used = {name for result in results for layer in result.layers for name in layer.forms}
+    for number, name in enumerate(FORMS, 1):
+        if name in used:
+            yield f"unproven {number}: {name}"
 
 
 def layer_sheet(result: ModelResult) -> Sheet:
@@ -181,6 +192,11 @@ def conclusions(results: Sequence[ModelResult]) -> Iterator[str]:
         yield f"top-1: the reference's class on {sum(a for a, _ in tops)} of {sum(n for _, n in tops)} inputs"
 
 
+def lines_of(results: Sequence[ModelResult]) -> list[str]:
+    """What is said in words."""
+    return [*conclusions(results), *complaints(results), *legend(results)]
+
+
 def sheets(results: Sequence[ModelResult]) -> list[Sheet]:
     """What is shown: the layers of a single model, totals of several; the causes if there are any."""
     shown = [layer_sheet(result) for result in ran(results)] if len(results) == 1 else []
@@ -193,7 +209,7 @@ def rich_table(sheet: Sheet) -> Table:
     """For the terminal."""
     table = Table(title=sheet.title, title_justify="left")
     for number, name in enumerate(sheet.header):
-        table.add_column(name, justify="left" if number < sheet.texts else "right", overflow="fold")
+        table.add_column(name, justify="left" if number < sheet.texts else "right", overflow="fold", no_wrap=not number)
     for row in sheet.rows:
         table.add_row(*row)
     return table
@@ -202,7 +218,7 @@ def rich_table(sheet: Sheet) -> Table:
 def markdown(results: Sequence[ModelResult], command: str) -> str:
     """A page that says how it was made."""
     lines = ["# Accuracy", "", INTRODUCTION, "", f"Made by `{command}`.", ""]
-    lines += [f"- {line}" for line in (*conclusions(results), *complaints(results))]
+    lines += [f"- {line}" for line in lines_of(results)]
     for sheet in sheets(results):
         alignment = ["---" if number < sheet.texts else "---:" for number in range(len(sheet.header))]
         lines += ["", f"## {sheet.title[:1].upper()}{sheet.title[1:]}", ""]
