@@ -224,6 +224,13 @@ def test_folders_and_archives_have_a_line_a_model_and_totals(tmp_path: Path) -> 
     assert "python -m delegate" in text and "not hardware" not in text
 
 
+def test_a_file_that_is_no_model_is_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "text.tflite"
+    path.write_text("not a model")
+    status, printed = run(path)
+    assert status == 1 and "TFLite does not run it" in printed
+
+
 def test_pictures_of_a_folder(tmp_path: Path) -> None:
     builder = Builder()
     source = builder.tensor((1, 12, 10, 3), "uint8", 1 / 128, 128)

@@ -33,7 +33,7 @@ class Output:
 
 
 def report_accuracy(paths: Sequence[Path], request: Request, options: dict[str, str], output: Output) -> bool:
-    """Measures all models and writes the report; whether all are hardware-exact. Raises DelegateError."""
+    """Measures all models and writes the report; whether any ran and all are hardware-exact. Raises DelegateError."""
     if output.json and output.markdown:
         raise DelegateError("--json and --markdown exclude each other")
     options = {"cache_dir": CACHE_OFF, "debug": "off", **options}
@@ -52,7 +52,7 @@ def report_accuracy(paths: Sequence[Path], request: Request, options: dict[str, 
             output.file.write_text(text)
         except OSError as error:
             raise DelegateError(f"{output.file}: {error.strerror}") from error
-    return not any(result.failed for result in results)
+    return not any(result.failed for result in results) and bool(report.ran(results))
 
 
 def measure_all(models: Sequence[ModelFile], request: Request, options: dict[str, str]) -> list[ModelResult]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -69,6 +71,11 @@ def outputs_here(content: bytes, nodes: int, inputs: Sequence[Sequence[Array]]) 
     return [infer(interpreter, arrays)[0] for arrays in inputs]
 
 
+def hush() -> None:
+    """Keeps what native code prints off the terminal."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class Peer:
     """The other process, started when it is needed and again where a model ended it."""
 
@@ -78,7 +85,7 @@ class Peer:
     def outputs(self, content: bytes, nodes: int, inputs: Sequence[Sequence[Array]]) -> list[Array] | str:
         """As ``outputs_here``, or why there are none."""
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, get_context("spawn"))
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=hush)
         try:
             found = self._pool.submit(outputs_here, content, nodes, inputs).result()
         except BrokenProcessPool:
