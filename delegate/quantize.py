@@ -93,9 +93,11 @@ def activation_range(activation: str, quant: Quant, dtype: str) -> tuple[int, in
     offset, scale = zero_point(quant, dtype), float(quant.scale[0])
 
     def quantized(real: float) -> int:
-        return offset + round_half_away(float(np.float32(real) / np.float32(scale)))  # TFLite divides in float32
+        steps = np.float32(real) / np.float32(scale)  # TFLite divides in float32
+        return offset + round_half_away(float(np.clip(steps, -1000, 1000)))
 
-    low, high = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0)}[activation]
+    limits = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
+    low, high = limits[activation]
     return (
         INT8_LOW if low is None else max(INT8_LOW, quantized(low)),
         INT8_HIGH if high is None else min(INT8_HIGH, quantized(high)),

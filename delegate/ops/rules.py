@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from delegate.ir import Node, Tensor
 from delegate.ops import Rule
 
-ACTIVATIONS = ("NONE", "RELU", "RELU6")
+ACTIVATIONS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
 
 
 def computed_inputs(node: Node) -> list[Tensor]:
@@ -49,6 +51,16 @@ SCALES_POSITIVE = Rule(
         tensor.quant is not None
         and float(tensor.quant.scale.min()) > 0
         and float(tensor.quant.scale.max()) < float("inf")
+        for tensor in [*node.inputs, *node.outputs]
+        if tensor is not None and tensor.dtype in ("int8", "uint8")
+    ),
+)
+ZERO_POINTS = Rule(
+    "zero points are numbers of the tensors' types",
+    lambda node, target: all(
+        tensor.quant is not None
+        and np.iinfo(tensor.dtype).min <= int(tensor.quant.zero_point.min())
+        and int(tensor.quant.zero_point.max()) <= np.iinfo(tensor.dtype).max
         for tensor in [*node.inputs, *node.outputs]
         if tensor is not None and tensor.dtype in ("int8", "uint8")
     ),
