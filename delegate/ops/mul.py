@@ -11,7 +11,7 @@ from delegate.errors import CompileError
 from delegate.hw.soc import BS_CLAMP, FLYING_SCALE, Target
 from delegate.ir import AnyLayer, Elementwise, Node, View
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import convolution, converter_exists, weight_data
+from delegate.ops.conv2d import converter_exists, convolution, weight_data
 from delegate.ops.limits import is_limited, limits, limits_fit, unlimited
 from delegate.ops.operands import (
     CHANNEL_OPERAND_TEXT,
@@ -54,9 +54,7 @@ def as_depthwise(node: Node, found: Operands, activation: str) -> Node:
         "activation": activation,
     }
     data = np.ascontiguousarray(np.broadcast_to(weight.data, shape))
-    return replace(
-        node, inputs=(found.main, replace(weight, shape=shape, data=data)), outputs=(output,), params=params
-    )
+    return replace(node, inputs=(found.main, replace(weight, shape=shape, data=data)), outputs=(output,), params=params)
 
 
 def depthwise(node: Node, target: Target) -> tuple[Node, bool]:

@@ -87,7 +87,7 @@ def is_per_channel(tensor: Tensor) -> bool:
 
 
 def operands(node: Node) -> Operands:
-    """The operands of a node of cubes that met RULES; one number a pixel, or one at all, is spread over the channels."""
+    """The operands of a node of cubes that met RULES; one number a pixel, or one in all, is spread over channels."""
     a, b = pair(node)
     output = node.outputs[0]
     swapped = not is_whole(a, output) or (a.shape != output.shape and is_whole(b, output) and b.shape == output.shape)
