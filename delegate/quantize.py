@@ -104,6 +104,11 @@ def activation_range(activation: str, quant: Quant, dtype: str) -> tuple[int, in
     )
 
 
+def product_factor(a: Quant, b: Quant, output: Quant) -> float:
+    """The factor of a product of two tensors; TFLite's MUL computes it in float32."""
+    return float(a.scale[0] * b.scale[0] / output.scale[0])
+
+
 def tflite_steps(real: float, offset: int) -> tuple[Ints, Ints]:
     """(inner integer, accumulator) from which on TFLite's output is a step higher, for every step that 8 bits show.
 

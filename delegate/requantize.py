@@ -303,6 +303,8 @@ def clamped(run: Requantize, low: int, high: int) -> Requantize:
         raise CompileError(f"clamp at {low} is neither -128 nor the output's zero point {run.offset}")
     if high == INT8_HIGH:
         return replace(run, relu=low > INT8_LOW)
+    if low != run.offset:
+        raise CompileError(f"clamp at {high} needs one at the output's zero point {run.offset}, not at {low}")
     limit = last_at_most(lambda value: behind_bs(run, value), high)
     if limit < 0 or behind_bs(run, limit) != high:
         raise CompileError(f"no value of BS gives the clamp {high}")

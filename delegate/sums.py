@@ -115,25 +115,25 @@ class ExactProduct:
     error: float
 
 
-def exact_product(a: Operand, b: Operand, scale: float, channels: int, offset: int) -> ExactProduct:
-    """A factor of 15 bits that with OUT_CVT's multiplier meets the scales of a * b; only OUT_CVT rounds.
+def exact_product(real: float, reach: int, channels: int, offset: int) -> ExactProduct:
+    """A factor of 15 bits that with OUT_CVT's multiplier meets ``real``, never from below, so that ties stay ties.
 
-    TFLite rounds to some bits behind the point first, so that near ties a result may be 1 apart. Raises CompileError
-    where the scales lie too far apart.
+    ``reach``: bound of |(a - za) * (b - zb)|. TFLite rounds to some bits behind the point first, so that near ties a
+    result may be 1 apart. Raises CompileError for a factor that is out of range.
     """
-    real = a.scale * b.scale / scale
-    reach = a.reach * b.reach
+    if not 2.0**-60 < real < 2.0**60:
+        raise CompileError(f"product: no factors for {real}")
     largest = min(LARGEST_FACTOR, (2**31 - 1) // reach)
     shift = math.floor(math.log2(largest / real)) + MANTISSA_BITS - 1
     if not 1 <= shift <= LARGEST_SHIFT:
-        raise CompileError(f"product: no shift for the scales {a.scale}, {b.scale} and {scale}")
-    factors = np.rint(np.ldexp(real / MULTIPLIERS, shift))
+        raise CompileError(f"product: no shift for {real}")
+    factors = np.ceil(np.ldexp(real / MULTIPLIERS, shift))
     seen = min(reach, (INT8_HIGH - INT8_LOW + 1) / real)  # beyond it the output is saturated
     errors = np.abs(np.ldexp(factors * MULTIPLIERS, -shift) - real) * seen
     errors[(factors < 1) | (factors > largest)] = np.inf
     best = int(errors.argmin())
     if not math.isfinite(errors[best]):
-        raise CompileError(f"product: no factors for the scales {a.scale}, {b.scale} and {scale}")
+        raise CompileError(f"product: no factors for {real}")
     run = Requantize(range(channels), int(MULTIPLIERS[best]), shift, offset, half_away=True)
     return ExactProduct(int(factors[best]), run, float(errors[best]))
 

@@ -8,7 +8,8 @@ import numpy as np
 import silicon
 
 from delegate.hw.soc import FORMS, RK3588, Target
-from delegate.ir import Convolution, Graph, Node, Quant, Tensor
+from delegate.ir import Convolution, Elementwise, Graph, Node, Quant, Tensor
+from delegate.ops import OPERATORS
 
 PROVEN = Target(RK3588)  # forms that silicon has shown
 EVERY_FORM = Target(RK3588, frozenset(FORMS))
@@ -72,8 +73,16 @@ def convolution(
 def addition(
     index: int, a: Tensor, b: Tensor, activation: str = "NONE", scale: float = 0.1, zero_point: int = 0
 ) -> tuple[Node, Tensor]:
-    output = feature(10 * index + 1, a.shape[1], a.shape[2], a.shape[3], a.dtype, scale, zero_point)
-    return Node(index, "ADD", (a, b), (output,), {"activation": activation}), output
+    return binary("ADD", index, a, b, activation, scale, zero_point)
+
+
+def binary(
+    op: str, index: int, a: Tensor, b: Tensor, activation: str = "NONE", scale: float = 0.1, zero_point: int = 0
+) -> tuple[Node, Tensor]:
+    """(node of two operands, its output)."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    output = Tensor(10 * index + 1, f"t{10 * index + 1}", shape, a.dtype, quant(scale, zero_point))
+    return Node(index, op, (a, b), (output,), {"activation": activation}), output
 
 
 def graph(nodes: list[Node], inputs: list[Tensor], outputs: list[Tensor]) -> Graph:
@@ -101,3 +110,24 @@ def evaluate(
     """What the silicon makes of a layer; int8 domain (height, width, channels), inputs, addend and output."""
     operand = None if addend is None else addend.astype(np.int64)[np.newaxis]
     return silicon.evaluate_layer(layer, [image.astype(np.int64)[np.newaxis] for image in images], operand)[0]
+
+
+def computed(node: Node, target: Target, images: dict[int, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """The output of a node's layers in the int8 domain, (batch, height, width, channels), as the silicon has it.
+
+    ``images``: the computed inputs by tensor number, in the same domain.
+    """
+    cubes = {index: image.astype(np.int64) for index, image in images.items()}
+
+    def read(tensor: Tensor) -> np.ndarray[Any, Any]:
+        return cubes[tensor.index] if tensor.data is None else silicon.to_domain(tensor.data)
+
+    for layer in OPERATORS[node.op].lower(node, target):
+        if isinstance(layer, Convolution):
+            addend = None if layer.addend is None else read(layer.addend.tensor)
+            result = silicon.evaluate_layer(layer, [read(tensor) for tensor in layer.inputs], addend)
+        else:
+            assert isinstance(layer, Elementwise) and layer.operand is not None
+            result = silicon.evaluate_elementwise(layer, read(layer.main), read(layer.operand))
+        cubes[layer.output.index] = result
+    return cubes[node.outputs[0].index]

@@ -18,7 +18,7 @@ import reference
 from tflite_writer import Array, Model
 
 if TYPE_CHECKING:
-    from delegate.ir import Addend, Convolution, Requantize
+    from delegate.ir import Addend, Convolution, Elementwise, Requantize
 
 
 def half_to_even(values: Array, shift: int) -> Array:
@@ -94,6 +94,25 @@ def evaluate_layer(layer: Convolution, sources: Sequence[Array], addend: Array |
             values = saturate(values + operand[part], 32)
         output[part] = written(values, run)
     return output
+
+
+def combined(operation: str | None, values: Array, operand: Array) -> Array:
+    """The element-wise unit, 32 bits (S-107)."""
+    results = {
+        "add": values + operand,
+        "subtract": values - operand,
+        "multiply": values * operand,
+        "max": np.maximum(values, operand),
+        "min": np.minimum(values, operand),
+    }
+    return saturate(results[operation], 32) if operation else values
+
+
+def evaluate_elementwise(layer: Elementwise, main: Array, operand: Array) -> Array:
+    """The output of a task without convolution and without table; a narrow operand is the same for all pixels."""
+    values = saturate(half_to_even((main + layer.main_offset) * layer.main_multiplier, layer.main_shift), 32)
+    other = saturate((operand + layer.operand_offset) * layer.operand_multiplier, 32)
+    return written(combined(layer.operation, values, other), layer.requantize)
 
 
 def to_domain(stored: Array) -> Array:

@@ -221,8 +221,8 @@ def channel_factors(node: Node) -> npt.NDArray[np.float64]:
     feature, weight, output = node.inputs[0], weight_of(node), node.outputs[0]
     assert feature is not None and feature.quant is not None and weight.quant is not None and output.quant is not None
     scale_in, scales = feature.quant.scale[0], weight.quant.scale
-    if node.op == "MUL":  # where TFLite divides in float32 as well
-        return np.full(output.shape[3], float(scale_in * scales[0] / output.quant.scale[0]))
+    if node.op == "MUL":
+        return np.full(output.shape[3], quantize.product_factor(feature.quant, weight.quant, output.quant))
     single = feature.dtype == "uint8" or (node.op == "FULLY_CONNECTED" and scales.size == 1)
     product = (scale_in * scales).astype(np.float64) if single else float(scale_in) * scales.astype(np.float64)
     return np.broadcast_to(product / float(output.quant.scale[0]), (output.shape[3],))

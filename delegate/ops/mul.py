@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.soc import BS_CLAMP, FLYING_SCALE, Target
 from delegate.ir import AnyLayer, Elementwise, Node, View
@@ -27,7 +28,6 @@ from delegate.ops.operands import (
     pair,
     point,
     reach,
-    scale,
     stored,
 )
 from delegate.ops.rules import ACTIVATION
@@ -68,8 +68,10 @@ def depthwise(node: Node, target: Target) -> tuple[Node, bool]:
 
 def product(found: Operands) -> ExactProduct:
     """The factors of two computed tensors; raises CompileError where they are not exact enough."""
-    channels, offset = found.output.shape[3], point(found.output)
-    result = exact_product(reach(found.main), reach(found.other), scale(found.output), channels, offset)
+    main, other, output = found.main, found.other, found.output
+    assert main.quant is not None and other.quant is not None and output.quant is not None
+    factor = quantize.product_factor(main.quant, other.quant, output.quant)
+    result = exact_product(factor, reach(main).reach * reach(other).reach, output.shape[3], point(output))
     if result.error > LARGEST_ERROR:
         raise CompileError(f"MUL: the product could err by {result.error:.2f} output steps")
     return result

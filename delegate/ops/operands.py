@@ -22,6 +22,8 @@ EXPANDED, UNLIMITED, HALF_LIMITED = range(3)  # tensors of an operator that the 
 
 def cube(tensor: Tensor, dimensions: int) -> Tensor:
     """A tensor, aligned with others of so many dimensions as TFLite broadcasts, as one of four."""
+    if len(tensor.shape) == 4:
+        return tensor
     shaped = as_cube(replace(tensor, shape=(1,) * (dimensions - len(tensor.shape)) + tensor.shape))
     return shaped if tensor.data is None else replace(shaped, data=tensor.data.reshape(shaped.shape))
 
