@@ -29,11 +29,11 @@ from delegate.ops.operands import (
     channel_operand_allowed,
     constants_fit,
     is_per_channel,
+    measures,
     on_cubes,
     operands,
     pair,
     point,
-    reach,
     scale,
     stored,
     values,
@@ -120,8 +120,15 @@ def convolution(
         padding=(0, 0, 0, 0),
         depthwise=depthwise,
         requantize=(run,),
-        accumulator_scale=factor(run) * scale(what.found.output),
+        accumulator_scale=factor(run) * scale(what.found.output) if run.channel_multiplier is None else None,
     )
+
+
+def scaled(what: Sum, weight: int, run: Requantize, constants: npt.NDArray[np.int32] | None = None) -> Convolution:
+    """A depthwise convolution: main less its zero point times a weight, plus a constant a channel."""
+    weights = np.full((1, 1, 1, what.channels), weight, np.int8)
+    bias = np.full(what.channels, -weight * point(what.found.main), np.int32)
+    return convolution(what, (what.found.main,), weights, bias if constants is None else bias + constants, run, True)
 
 
 def diagonal(what: Sum, tensors: Sequence[Tensor], weights: Sequence[int], run: Requantize) -> Convolution:
@@ -135,20 +142,15 @@ def diagonal(what: Sum, tensors: Sequence[Tensor], weights: Sequence[int], run: 
 def with_itself(what: Sum) -> Form:
     """a + a, or a - a."""
     main, output = what.found.main, what.found.output
-    run = quotient(
-        2 * scale(main) / scale(output),
-        reach(main).reach,
-        what.channels,
-        point(output),
-        NORM_SHIFT in what.target.forms,
-    )
-    return Form(diagonal(what, (main,), (sum(what.signs) // 2,), run), 0.0)
+    real, norm = 2 * scale(main) / scale(output), NORM_SHIFT in what.target.forms
+    run = quotient(real, measures(main).reach, what.channels, point(output), norm)
+    return Form(scaled(what, sum(what.signs) // 2, run), 0.0)
 
 
 def by_weights(what: Sum) -> Form:
     """Both tensors in the convolution; proven."""
     main, other, output = what.found.main, what.found.other, what.found.output
-    result = weighted_sum(reach(main), reach(other), scale(output), what.channels, point(output))
+    result = weighted_sum(measures(main), measures(other), scale(output), what.channels, point(output))
     weights = (what.signs[0] * result.a, what.signs[1] * result.b)
     return Form(diagonal(what, (main, other), weights, result.run), result.error)
 
@@ -159,7 +161,7 @@ def by_gain(what: Sum) -> Form:
     sign = what.signs[0]
     if what.signs[1] < 0:  # the subtrahend has the weight, which may be negative
         inner, added, sign = added, inner, -1
-    result = exact_sum(reach(inner), reach(added), scale(output), what.channels, point(output))
+    result = exact_sum(measures(inner), measures(added), scale(output), what.channels, point(output))
     layer = diagonal(what, (inner,), (sign * result.weight,), result.run)
     return Form(replace(layer, addend=Addend(added, -point(added), result.gain, 0)), result.error)
 
@@ -168,17 +170,14 @@ def by_bias(what: Sum) -> Form:
     """A constant in the bias of a depthwise convolution with one weight; proven."""
     main, other, output = what.found.main, what.found.other, what.found.output
     real = np.broadcast_to(what.signs[1] * values(other) * scale(other), (1, 1, 1, what.channels)).reshape(-1)
-    result = constant_sum(reach(main), real, scale(output), point(output), NORM_SHIFT in what.target.forms)
-    weight = what.signs[0] * result.weight
-    bias = (result.constants - weight * point(main)).astype(np.int32)
-    weights = np.full((1, 1, 1, what.channels), weight, np.int8)
-    return Form(convolution(what, (main,), weights, bias, result.run, True), result.error)
+    result = constant_sum(measures(main), real, scale(output), point(output), NORM_SHIFT in what.target.forms)
+    return Form(scaled(what, what.signs[0] * result.weight, result.run, result.constants), result.error)
 
 
 def without_convolution(what: Sum) -> Form:
     """A task of the element-wise unit alone, for operands of any kind."""
     main, other, output = what.found.main, what.found.other, what.found.output
-    result = exact_sum(reach(main), reach(other), scale(output), what.channels, point(output), largest_weight=1)
+    result = exact_sum(measures(main), measures(other), scale(output), what.channels, point(output), largest_weight=1)
     multipliers = result.run.channel_multiplier
     assert multipliers is not None
     layer = Elementwise(

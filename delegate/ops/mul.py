@@ -23,11 +23,11 @@ from delegate.ops.operands import (
     channel_operand_allowed,
     constants_fit,
     is_per_channel,
+    measures,
     on_cubes,
     operands,
     pair,
     point,
-    reach,
     stored,
 )
 from delegate.ops.rules import ACTIVATION
@@ -71,7 +71,7 @@ def product(found: Operands) -> ExactProduct:
     main, other, output = found.main, found.other, found.output
     assert main.quant is not None and other.quant is not None and output.quant is not None
     factor = quantize.product_factor(main.quant, other.quant, output.quant)
-    result = exact_product(factor, reach(main).reach * reach(other).reach, output.shape[3], point(output))
+    result = exact_product(factor, measures(main).reach * measures(other).reach, output.shape[3], point(output))
     if result.error > LARGEST_ERROR:
         raise CompileError(f"MUL: the product could err by {result.error:.2f} output steps")
     return result

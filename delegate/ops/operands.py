@@ -53,7 +53,7 @@ def scale(tensor: Tensor) -> float:
     return float(tensor.quant.scale[0])
 
 
-def reach(tensor: Tensor) -> Operand:
+def measures(tensor: Tensor) -> Operand:
     """What sums and products need to know of a tensor."""
     return Operand(scale(tensor), max(quantize.INT8_HIGH - point(tensor), point(tensor) - quantize.INT8_LOW))
 
