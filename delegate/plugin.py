@@ -86,7 +86,7 @@ def teflon_create(keys: Any, values: Any, count: int, report: Any) -> Any:
     try:
         given = {ffi.string(keys[i]).decode(): ffi.string(values[i]).decode() for i in range(count)}
         options = parse(given, os.environ)
-        device = shared_device(options.device, options.cores)
+        device = shared_device(options.device, options.cores, options.kernel)
         struct = ffi.new("TfLiteDelegate *")
         lib.teflon_set_prepare(struct)
         delegates[address(struct)] = Delegate(struct, options)
@@ -158,7 +158,7 @@ def teflon_delegate_prepare(context: Any, pointer: Any) -> int:
         release_tensors(context, pointer)
         graph = read_context(ffi, context)
         target = target_of(delegate.options)
-        reasons = verdicts(graph, target)
+        reasons = verdicts(graph, target, delegate.options.selection)
         if delegate.verbose:
             trace.say(trace.support_table(graph.nodes, reasons))
         accepted = [node.index for node in graph.nodes if not reasons[node.index]]

@@ -10,7 +10,8 @@ from delegate import runtime
 from delegate.errors import OptionError
 from delegate.hw.device import DEVICES
 from delegate.hw.soc import FORMS
-from delegate.options import OPTIONS, UNPROVEN, Options, parse
+from delegate.options import OPTIONS, UNPROVEN, Options, pairs, parse
+from delegate.partition import Selection
 from delegate.runtime import target_of
 
 
@@ -27,6 +28,10 @@ def test_every_option_can_be_given() -> None:
         "cores": "3",
         "chain": "full",
         "unproven": "never",
+        "kernel": "rknpu",
+        "partitioning": "cost",
+        "min_nodes_per_partition": "3",
+        "max_delegated_partitions": "-1",
     }
     assert set(given) == set(OPTIONS)
     expected = Options(
@@ -37,6 +42,10 @@ def test_every_option_can_be_given() -> None:
         cores=3,
         chain="full",
         unproven="never",
+        kernel="rknpu",
+        partitioning="cost",
+        min_nodes_per_partition=3,
+        max_delegated_partitions=-1,
     )
     assert parse(given, {}) == expected
     assert parse({}, {OPTIONS[name].variable: text for name, text in given.items()}) == expected
@@ -45,6 +54,19 @@ def test_every_option_can_be_given() -> None:
 def test_a_given_option_wins_over_the_environment() -> None:
     environment = {"TEFLON_CORES": "2", "TEFLON_DEBUG": "nonsense", "TEFLON_CHAIN": "full"}
     assert parse({"cores": "1", "debug": "off"}, environment) == Options(cores=1, chain="full")
+
+
+def test_partitions_are_selected_as_the_options_say() -> None:
+    assert Options().selection == Selection()
+    given = {"partitioning": "cost", "min_nodes_per_partition": "0", "max_delegated_partitions": "2"}
+    assert parse(given, {}).selection == Selection(by_cost=True, min_nodes=0, max_partitions=2)
+
+
+def test_a_command_line_gives_pairs() -> None:
+    assert pairs(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    for text in ("a", "=1", ""):
+        with pytest.raises(OptionError, match="NAME=VALUE"):
+            pairs([text])
 
 
 def test_an_unknown_option_lists_the_valid_ones() -> None:
@@ -73,6 +95,15 @@ def test_an_unknown_option_lists_the_valid_ones() -> None:
         ("debug", "loud", "off, verbose"),
         ("chain", "none", "safe, full"),
         ("unproven", "yes", "auto, never, always"),
+        ("kernel", "linux", "rocket, rknpu"),
+        ("partitioning", "best", "all, cost"),
+        ("min_nodes_per_partition", "two", "0 and less mean 1"),
+        ("min_nodes_per_partition", "1.5", "a number of nodes"),
+        ("min_nodes_per_partition", "--1", "a number of nodes"),
+        ("max_delegated_partitions", "", "0 and less mean no limit"),
+        ("max_delegated_partitions", "2147483648", "a number of partitions"),
+        ("max_delegated_partitions", "9" * 5000, "a number of partitions"),
+        ("max_delegated_partitions", "²", "a number of partitions"),
     ],
 )
 def test_a_wrong_value_lists_the_valid_ones(name: str, text: str, valid: str) -> None:
@@ -88,9 +119,18 @@ def test_unproven_forms_are_those_of_the_device_or_of_the_user(text: str, forms:
 
 def test_auto_asks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A board that passed one probe gets one form."""
-    board = SimpleNamespace(forms=frozenset(FORMS[:1]))
-    monkeypatch.setattr(runtime, "shared_device", lambda name, cores: board)
-    assert [target_of(Options(unproven=text)).forms for text in UNPROVEN] == [{FORMS[0]}, set(), set(FORMS)]
+    board = SimpleNamespace(forms=frozenset(FORMS[:1]), signals_pooling=True)
+    monkeypatch.setattr(runtime, "shared_device", lambda name, cores, kernel: board)
+    targets = [target_of(Options(unproven=text)) for text in UNPROVEN]
+    assert [target.forms for target in targets] == [{FORMS[0]}, set(), set(FORMS)]
+    assert all(target.signals_pooling for target in targets)
+
+
+@pytest.mark.parametrize(("kernel", "signals"), [("rocket", False), ("rknpu", True)])
+@pytest.mark.parametrize("unproven", UNPROVEN)
+def test_the_kernel_tells_whether_pooling_ends(unproven: str, kernel: str, signals: bool) -> None:
+    options = parse({"device": "simulator", "unproven": unproven, "kernel": kernel}, {})
+    assert target_of(options).signals_pooling is signals
 
 
 def test_a_wrong_variable_is_named() -> None:

@@ -19,6 +19,7 @@ from delegate.hw.regs import CNA, CORE, DPU, PC
 from delegate.hw.sim import lookup
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.passes import Buffers, Options, Pass, decode_pass
+from delegate.hw.sim.ppu import Pooling
 from delegate.hw.sim.registers import BLOCK_NAMES, IGNORED_BITS, POINTERS, CoreState, LookupTables, TaskRegisters
 from delegate.hw.soc import RK3588, Soc
 
@@ -50,7 +51,7 @@ class Stream:
     """A stream while it is decoded: the state it writes and what it says about its successor."""
 
     state: CoreState
-    tables: LookupTables
+    entries: dict[tuple[int, int], int] = field(default_factory=dict)  # loaded by it, by table and address
     link: int | None = None
     amount: int = 0
     synced: bool = False
@@ -64,7 +65,7 @@ class Machine:
     """A core with its register files and CBUF, over an address space that may be shared with others.
 
     ``warnings`` collects what silicon tolerates but programs should not do; ``observe`` is shown each task that is
-    about to run.
+    about to run. ``signals_pooling``: whether the kernel hears of the end of a PPU task (F-105).
     """
 
     def __init__(
@@ -73,17 +74,19 @@ class Machine:
         soc: Soc = RK3588,
         options: Options | None = None,
         observe: Callable[[Decoded], None] | None = None,
+        signals_pooling: bool = True,
     ) -> None:
         self.memory = memory
         self.soc = soc
         self.options = options or Options()
         self.observe = observe
+        self.signals_pooling = signals_pooling
         self.warnings: dict[str, int] = {}
         self.tasks = 0  # fired since the start, for messages
         self._decoded: dict[tuple[int, bytes], Decoded] = {}
         self._state_ids: dict[Hashable, int] = {}
         self._state_count = 0
-        self._buffers = Buffers()
+        self._buffers = Buffers(self.warn)
         self.reset()
 
     def reset(self) -> None:
@@ -110,6 +113,11 @@ class Machine:
             if index and decoded.unarmed:
                 names = ", ".join(decoded.unarmed)
                 raise SimulatorError(f"{task}: chained, but S_POINTER of {names} is not written again (S-101, F-116)")
+            if not self.signals_pooling and isinstance(decoded.run, Pooling):
+                raise SimulatorError(
+                    f"{task}: only the PPU fires, and the mainline kernel never hears of its end: the job would run "
+                    "into the 500 ms watchdog (S-137, S-196)"
+                )
             for warning in decoded.warnings:
                 self.warn(warning)
             if self.observe is not None:
@@ -170,7 +178,7 @@ class Machine:
         return self.memory.bytes(address, min(8 * words, room // 8 * 8), what).tobytes()
 
     def _decode(self, raw: bytes, task: str) -> Decoded:
-        stream = Stream(self._state.copy(), self._state.tables)
+        stream = Stream(self._state.copy())
         words = np.frombuffer(raw, np.uint64)
         for index, word in enumerate(words.tolist()):
             try:
@@ -201,10 +209,11 @@ class Machine:
         for block, group in groups.items():
             if not group:
                 raise SimulatorError(f"{task}: fire word {mask:#x} starts {block.__name__}, which was never programmed")
-        registers = TaskRegisters(task, groups, stream.tables, stream.warnings.append)
+        tables = lookup.store(stream.state.tables, stream.entries)
+        registers = TaskRegisters(task, groups, tables, stream.warnings.append)
         work = decode_pass(registers, frozenset(names), self.soc, self.options)
         after = {block: state.fired() if block in groups else state for block, state in blocks.items()}
-        state = CoreState(after, stream.tables)
+        state = CoreState(after, tables)
         state_id = self._identify(state)
         # The amount counts pairs of words, less one (npu.md §2.2).
         amount = 2 * (stream.amount + 1)
@@ -244,7 +253,7 @@ def write_register(stream: Stream, register: Register, command: Command, where: 
         stream.table_config, stream.table_position = register.decode(command.value), 0
     elif register is DPU.LUT_ACCESS_DATA and stream.table_config and stream.table_config["lut_access_type"]:
         try:
-            stream.tables = lookup.store(stream.tables, stream.table_config, stream.table_position, command.value)
+            stream.entries[lookup.entry(stream.table_config, stream.table_position)] = command.value
         except SimulatorError as error:
             raise SimulatorError(f"{where}: {error}") from None
         stream.table_position += 1
