@@ -302,19 +302,24 @@ def chains(
 ) -> tuple[range, ...]:
     """Ranges of tasks for Job.chains: a new one begins where a task may read too early what one of its range wrote.
 
-    A task of the PPU ends a range before it and behind it: only one kind of interrupt ends a chain (S-196).
+    A task of the PPU ends a range before it and behind it: only one kind of interrupt ends a chain (S-196). A range has
+    the lookup tables of one layer, for only the first that are loaded in a chain take effect (S-218).
     """
     result: list[range] = []
     start = 0
     wrote: set[int] = set()
     pooled = False
+    looked_up: AnyLayer | None = None  # the layer whose tables the range has loaded
     for index, task in enumerate(tasks):
         layer = layers[task.layer]
         depends = not full and any(views.root(tensor).tensor.index in wrote for tensor in read_early(layer))
         pools = isinstance(layer, Pooling)
-        if index > start and (depends or index - start == limit or pools != pooled):
+        has_table = isinstance(layer, Elementwise) and layer.table is not None
+        reloads = has_table and looked_up not in (None, layer)
+        if index > start and (depends or index - start == limit or pools != pooled or reloads):
             result.append(range(start, index))
-            start, wrote = index, set()
+            start, wrote, looked_up = index, set(), None
         wrote.add(views.root(layer.output).tensor.index)
         pooled = pools
+        looked_up = layer if has_table else looked_up
     return (*result, range(start, len(tasks)))
