@@ -52,8 +52,7 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
     wrote, which the hardware book doubts (C-4). Raises CompileError.
     """
     soc = target.soc
-    lowered, views = lower(graph, target)
-    layers = separate(fuse_additions(lowered, graph, views, soc), views, first_free=max(graph.tensors) + 1)
+    layers, views = layers_of(graph, target)
     if not layers:
         raise CompileError("a partition of aliases alone has nothing to compute")
     memory = allocate(graph, layers, views, soc, FIRST_CUBES)
@@ -78,6 +77,13 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
         outputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.outputs),
         layers=tuple(Layer(layer.operator, layer.node, describe(layer)) for layer in layers),
     )
+
+
+def layers_of(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
+    """(what runs on the NPU, in order, which tensors lie in the memory of others); raises CompileError."""
+    lowered, views = lower(graph, target)
+    fused = fuse_additions(lowered, graph, views, target.soc)
+    return separate(fused, views, first_free=max(graph.tensors) + 1), views
 
 
 def lower(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import silicon
 
 from delegate.hw.soc import FORMS, RK3588, Target
-from delegate.ir import Convolution, Elementwise, Graph, Node, Quant, Tensor
+from delegate.ir import Convolution, Graph, Node, Quant, Tensor, View
+from delegate.memory import Views
 from delegate.ops import OPERATORS
+from delegate.tools.accuracy import silicon
 
 PROVEN = Target(RK3588)  # forms that silicon has shown
 EVERY_FORM = Target(RK3588, frozenset(FORMS))
@@ -108,8 +109,13 @@ def evaluate(
     layer: Convolution, images: list[np.ndarray[Any, Any]], addend: np.ndarray[Any, Any] | None = None
 ) -> np.ndarray[Any, Any]:
     """What the silicon makes of a layer; int8 domain (height, width, channels), inputs, addend and output."""
-    operand = None if addend is None else addend.astype(np.int64)[np.newaxis]
-    return silicon.evaluate_layer(layer, [image.astype(np.int64)[np.newaxis] for image in images], operand)[0]
+    tensors = (*layer.inputs, layer.addend.tensor) if layer.addend is not None and addend is not None else layer.inputs
+    stored = [*images, addend] if len(tensors) > len(images) else images
+    inputs = [
+        (tensor, array.astype(np.int64)) for tensor, array in zip(tensors, stored, strict=True) if array is not None
+    ]
+    memory = silicon.evaluate([layer], Views(), inputs)
+    return np.asarray(memory.read(layer.output).reshape(layer.output.shape)[0])
 
 
 def computed(node: Node, target: Target, images: dict[int, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
@@ -117,17 +123,8 @@ def computed(node: Node, target: Target, images: dict[int, np.ndarray[Any, Any]]
 
     ``images``: the computed inputs by tensor number, in the same domain.
     """
-    cubes = {index: image.astype(np.int64) for index, image in images.items()}
-
-    def read(tensor: Tensor) -> np.ndarray[Any, Any]:
-        return cubes[tensor.index] if tensor.data is None else silicon.to_domain(tensor.data)
-
-    for layer in OPERATORS[node.op].lower(node, target):
-        if isinstance(layer, Convolution):
-            addend = None if layer.addend is None else read(layer.addend.tensor)
-            result = silicon.evaluate_layer(layer, [read(tensor) for tensor in layer.inputs], addend)
-        else:
-            assert isinstance(layer, Elementwise) and layer.operand is not None
-            result = silicon.evaluate_elementwise(layer, read(layer.main), read(layer.operand))
-        cubes[layer.output.index] = result
-    return cubes[node.outputs[0].index]
+    tensors = {tensor.index: tensor for tensor in node.inputs if tensor is not None and tensor.data is None}
+    inputs = [(tensors[index], image.astype(np.int64)) for index, image in images.items()]
+    layers = [layer for layer in OPERATORS[node.op].lower(node, target) if not isinstance(layer, View)]
+    memory = silicon.evaluate(layers, Views(), inputs)
+    return np.asarray(memory.read(node.outputs[0]).reshape(node.outputs[0].shape))

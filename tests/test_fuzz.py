@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from drawn_graphs import Recipe, build, draw, minimized
+from tflite_writer import write
+
 from delegate.tools.accuracy.inputs import Request
 from delegate.tools.accuracy.measure import LayerResult, ModelResult, measure
 from delegate.tools.accuracy.models import ModelFile
-from drawn_graphs import Recipe, build, draw, minimized
-from tflite_writer import write
 
 SETTINGS = (
     {},
