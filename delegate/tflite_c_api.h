@@ -113,9 +113,10 @@ typedef struct TfLiteDelegate {
   void *opaque_delegate_builder;
 } TfLiteDelegate;
 
-/* Options of the builtin operators that parameters.py names (tensorflow/lite/core/c/builtin_op_data.h). Enumerations are
-   int. Fields are those of TensorFlow 2.14 (commit 0affd841 and its like); later versions, up to what ai-edge-litert 2.3
-   is made of (d3c306d8 and later), add quantized_bias_type at the end of three of them and change nothing else. */
+/* Options of the builtin operators that parameters.py names (tensorflow/lite/core/c/builtin_op_data.h); enumerations are
+   int. The header at TensorFlow's commits 0affd841 and d3c306d8 agrees in all these fields; the later one has
+   quantized_bias_type behind those of CONV_2D, FULLY_CONNECTED and TRANSPOSE_CONV. tests/test_tflite.py reads every one
+   of them from tflite-runtime 2.14, and through tests/test_second_runtime.py from ai-edge-litert 2.3. */
 typedef struct {
   int padding; /* 1 SAME, 2 VALID */
   int stride_width;
@@ -163,7 +164,7 @@ typedef struct {
   int padding;
   int stride_width;
   int stride_height;
-  int activation; /* since TensorFlow 2.13 */
+  int activation;
 } TfLiteTransposeConvParams;
 
 typedef struct {

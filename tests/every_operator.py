@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from tflite_writer import Array, Builder, Model
@@ -21,7 +21,7 @@ REFUSED = {
     "uint8": {"ELU", "EXP", "ABS", "RSQRT", *UNARY_OF_FLOATS},
 }
 
-Outputs = int | Sequence[int]
+Outputs = int | tuple[int, ...]
 Case = Callable[[Builder, int, int, "Values"], Outputs]  # of a builder and two inputs
 
 
@@ -44,10 +44,14 @@ class Values:
 
 
 def convolution(builder: Builder, first: int, second: int, values: Values) -> Outputs:
-    options = {"stride": (2, 1), "padding": "VALID", "activation": "RELU6"}
-    weight = values.weight(5, 3, 2, 12)
-    bias = values.bias(5)
-    return builder.convolution(first, weight, 0.01, (0.2, 3), weight_zero_point=values.zero_point, bias=bias, **options)
+    return builder.convolution(
+        *(first, values.weight(5, 3, 2, 12), 0.01, (0.2, 3)),
+        weight_zero_point=values.zero_point,
+        bias=values.bias(5),
+        stride=(2, 1),
+        padding="VALID",
+        activation="RELU6",
+    )
 
 
 def dilated(builder: Builder, first: int, second: int, values: Values) -> Outputs:
@@ -225,7 +229,11 @@ CASES: dict[str, Case] = {
     **{
         f"{kind} {note}": resized(kind, align_corners, half_pixel)
         for kind in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
-        for note, align_corners, half_pixel in (("plain", 0, 0), ("corners", 1, 0), ("half pixels", 0, 1))
+        for note, align_corners, half_pixel in (
+            ("plain", False, False),
+            ("corners", True, False),
+            ("half pixels", False, True),
+        )
     },
 }
 
@@ -233,7 +241,7 @@ CASES: dict[str, Case] = {
 def build(name: str, dtype: str) -> Model:
     """The model of a case with two inputs of ``dtype``, of which it reads one or both."""
     builder, values = Builder(), Values(dtype)
-    inputs = [builder.tensor(SHAPE, dtype, *values.quantization) for _ in range(2)]
-    outputs = CASES[name](builder, *inputs, values)
-    read = [i for i in inputs if any(i in operator.inputs for operator in builder.operators)]
+    first, second = (builder.tensor(SHAPE, dtype, *values.quantization) for _ in range(2))
+    outputs = CASES[name](builder, first, second, values)
+    read = [i for i in (first, second) if any(i in operator.inputs for operator in builder.operators)]
     return builder.finish(read, (outputs,) if isinstance(outputs, int) else outputs)

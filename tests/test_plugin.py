@@ -77,7 +77,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setattr(module, "delegates", {})
     monkeypatch.delitem(OPERATORS, "AVERAGE_POOL_2D")
     monkeypatch.setattr(module, "Session", StandIn)
-    monkeypatch.setattr(module, "shared_device", lambda name, cores: StandInDevice)
+    monkeypatch.setattr(module, "shared_device", lambda name, cores, kernel: StandInDevice)
     StandIn.made, StandIn.failure = [], None
     yield module
     StandIn.failure = None  # its traceback holds the frames of the test, and these an interpreter
@@ -223,7 +223,7 @@ def test_wrong_options_are_errors(plugin: ModuleType, options: dict[str, object]
 
 
 def test_a_device_that_is_not_there_is_an_error(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str, cores: int) -> None:
+    def missing(name: str, cores: int, kernel: str) -> None:
         raise DeviceError(f"device {name} is not there")
 
     monkeypatch.setattr(plugin, "shared_device", missing)
@@ -303,12 +303,12 @@ def test_a_resized_input_is_compiled_again(plugin: ModuleType) -> None:
 def test_shapes_the_npu_refuses_go_back_to_the_cpu(plugin: ModuleType) -> None:
     """TFLite partitions again after a change of shapes: what is refused now is not run with the old program."""
     made = interpreter(two_convolutions())
-    made.resize_tensor_input(made.get_input_details()[0]["index"], (3, 8, 8, 4))  # three images
+    made.resize_tensor_input(made.get_input_details()[0]["index"], (1, 8000, 8, 4))  # too high, both
     made.allocate_tensors()
     assert len(StandIn.made) == 2
     assert all(session.closed for session in StandIn.made)
     made.invoke()
-    assert output(made).shape == (3, 4, 4, 4)
+    assert output(made).shape == (1, 4000, 4, 4)
     del made
 
 

@@ -199,14 +199,13 @@ def _operator_code(builder: flatbuffers.Builder, op: str, version: int) -> int:
 
 def version(model: Model, spec: OperatorSpec) -> int:
     """The operator's version, which tells a runtime that is too old for it that it is."""
-    tensors = [None if i < 0 else model.tensors[i] for i in spec.inputs]
-    data = tensors[DATA_INPUT.get(spec.op, 0)]
-    dtype = data.dtype if data is not None else ""
+    tensors = [model.tensors[i] for i in spec.inputs if i >= 0]  # only the last ones are optional
+    dtype = tensors[DATA_INPUT.get(spec.op, 0)].dtype
     common = TABLES[spec.op][1] if dtype == "int8" or (dtype == "uint8" and spec.op in SECOND_FOR_UINT8) else 1
     return max(common, _version_of_options(spec, tensors, model.tensors[spec.outputs[0]]))
 
 
-def _version_of_options(spec: OperatorSpec, inputs: Sequence[TensorSpec | None], output: TensorSpec) -> int:
+def _version_of_options(spec: OperatorSpec, inputs: Sequence[TensorSpec], output: TensorSpec) -> int:
     """The version that an operator's options and the shapes and scales of its tensors ask for.
 
     Converters write 6 and 8 for the newer masks of STRIDED_SLICE and 4 for an activation of TRANSPOSE_CONV. The

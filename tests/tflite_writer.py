@@ -7,7 +7,7 @@ simulator are judged by something that shares no code with them. tflite_schema.p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tflite_schema import (
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 Quantization = tuple[float, int]  # scale and zero point
+Outputs = TypeVar("Outputs", int, tuple[int, ...])
 FIXED_SCALES = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0)}  # what TFLite asks for; zero points of int8
 
 
@@ -78,19 +79,19 @@ class Builder:
         self,
         op: str,
         inputs: Sequence[int],
-        output: int | Sequence[int],
+        output: Outputs,
         options: Mapping[str, Any] | None = None,
-    ) -> Any:
+    ) -> Outputs:
         """Adds an operator with one output or several; returns ``output`` as it came."""
-        outputs = (output,) if isinstance(output, int) else tuple(output)
+        outputs = (output,) if isinstance(output, int) else output
         self.operators.append(OperatorSpec(op, tuple(inputs), outputs, dict(options or {})))
         return output
 
     def like(self, source: int, shape: Sequence[int] | None = None, output: Quantization | None = None) -> int:
         """Adds a tensor of the type of ``source``, of its shape and quantization unless others are given."""
         spec = self.tensors[source]
-        quantization = (spec.scale, spec.zero_point or 0) if output is None else output
-        return self.tensor(spec.shape if shape is None else shape, spec.dtype, *quantization)
+        scale, zero_point = (spec.scale, spec.zero_point or 0) if output is None else output
+        return self.tensor(spec.shape if shape is None else shape, spec.dtype, scale, zero_point)
 
     def indices(self, *values: int) -> int:
         """Adds a constant vector of int32, as axes, shapes and offsets are given."""
@@ -159,10 +160,9 @@ class Builder:
     ) -> int:
         """TRANSPOSE_CONV (weight OHWI); ``size`` is the output's (height, width) if not the usual one."""
         spec = self.tensors[source]
-        if size is None:
-            reach = (0, 0) if padding == "SAME" else [max(weight.shape[1 + i] - stride[i], 0) for i in (0, 1)]
-            size = tuple(spec.shape[1 + i] * stride[i] + reach[i] for i in (0, 1))  # type: ignore[assignment]
-        shape = (spec.shape[0], *size, weight.shape[0])
+        reach = (0, 0) if padding == "SAME" else [max(weight.shape[1 + i] - stride[i], 0) for i in (0, 1)]
+        usual = (spec.shape[1 + i] * stride[i] + reach[i] for i in (0, 1))
+        shape = (spec.shape[0], *(usual if size is None else size), weight.shape[0])
         inputs = [self.indices(*shape), self.constant(weight, weight_scale, weight_zero_point), source]
         if bias is not None:
             bias_scale = np.float32(spec.scale[0]) * np.asarray(weight_scale, np.float32)
@@ -353,7 +353,7 @@ class Builder:
         """PADV2 with a stored value of the input's quantization."""
         spec = self.tensors[source]
         inputs, target = self._padded(source, paddings)
-        filling = self.constant(np.array([value], spec.dtype), spec.scale, spec.zero_point or 0)  # type: ignore[arg-type]
+        filling = self.constant(np.array([value], spec.dtype), spec.scale[0], spec.zero_point[0])
         return self.operator("PADV2", (*inputs, filling), target)
 
     def _padded(self, source: int, paddings: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], int]:
@@ -399,7 +399,7 @@ class Builder:
         return self.operator("BATCH_TO_SPACE_ND", inputs, target)
 
     def pack(self, sources: Sequence[int], axis: int) -> int:
-        """PACK along a new axis."""
+        """PACK along a new axis, counted from the front."""
         shape = list(self.tensors[sources[0]].shape)
         shape.insert(axis, len(sources))
         options = {"ValuesCount": len(sources), "Axis": axis}
@@ -422,7 +422,9 @@ class Builder:
 
     def mean(self, source: int, output: Quantization, keep: bool = True, axes: Sequence[int] = (1, 2)) -> int:
         """MEAN, by default over height and width."""
-        kept = [1 if i in axes else n for i, n in enumerate(self.tensors[source].shape) if keep or i not in axes]
+        shape = self.tensors[source].shape
+        reduced = {axis % len(shape) for axis in axes}
+        kept = [1 if i in reduced else n for i, n in enumerate(shape) if keep or i not in reduced]
         target = self.like(source, kept, output)
         return self.operator("MEAN", (source, self.indices(*axes)), target, {"KeepDims": keep})
 
