@@ -38,6 +38,7 @@ from delegate.ir import (
 )
 from delegate.memory import Allocation, Cube, Views, allocate, port
 from delegate.ops import OPERATORS
+from delegate.place import place
 from delegate.quantize import to_int8, zero_point
 from delegate.requantize import plain
 from delegate.tile import Operands, tile, tile_elementwise, tile_pooling
@@ -52,8 +53,8 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
     wrote, which the hardware book doubts (C-4). Raises CompileError.
     """
     soc = target.soc
-    lowered, views = lower(graph, target)
-    layers = separate(fuse_additions(lowered, graph, views, soc), views, first_free=max(graph.tensors) + 1)
+    lowered, views = place(*lower(graph, target), graph, soc)
+    layers = separate(fuse_additions(lowered, graph, views, soc), views, first_free=max(graph.tensors) + 1, soc=soc)
     if not layers:
         raise CompileError("a partition of aliases alone has nothing to compute")
     memory = allocate(graph, layers, views, soc, FIRST_CUBES)
@@ -98,7 +99,7 @@ def lower(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
     return layers, Views(views)
 
 
-def separate(layers: Sequence[AnyLayer], views: Views, first_free: int) -> list[AnyLayer]:
+def separate(layers: Sequence[AnyLayer], views: Views, first_free: int, soc: Soc) -> list[AnyLayer]:
     """Puts a copy before a layer that reads two cubes as one where one of them already has another neighbour.
 
     So never more than two tensors have to lie behind each other, and what such a layer reads has a known bound. A
@@ -112,8 +113,7 @@ def separate(layers: Sequence[AnyLayer], views: Views, first_free: int) -> list[
             continue
         inputs = list(layer.inputs)
         for position, tensor in enumerate(inputs):
-            root = views.root(tensor)
-            if root.tensor.index in partnered or not root.at_start:
+            if views.root(tensor).tensor.index in partnered or not views.stands_alone(tensor, soc):
                 inputs[position] = replace(tensor, index=first_free, name=f"copy of {tensor.name}")
                 result.append(copy_layer(layer, tensor, inputs[position]))
                 first_free += 1
@@ -138,6 +138,7 @@ def copy_layer(reader: Convolution, tensor: Tensor, copy: Tensor) -> Convolution
         accumulator_scale=float(tensor.quant.scale[0]) / one,
         dilation=(1, 1),
         addend=None,
+        moves=(),
     )
 
 

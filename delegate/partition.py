@@ -9,7 +9,10 @@ from delegate.ir import Graph, Node
 from delegate.ops import OPERATORS
 
 # Operators that are no reason to go to the NPU.
-WITHOUT_WORK = ("CONCATENATION", "EXPAND_DIMS", "QUANTIZE", "RESHAPE", "SQUEEZE")
+WITHOUT_WORK = (
+    *("CONCATENATION", "DEPTH_TO_SPACE", "EXPAND_DIMS", "PACK", "PAD", "PADV2", "QUANTIZE", "RESHAPE", "SLICE"),
+    *("SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE", "UNPACK"),
+)
 NO_WORK = "it would be a partition that only moves or converts numbers"
 
 

@@ -121,25 +121,42 @@ def place_at(
     return copy(node, piece, output, moves, channels=None if even else np.arange(count))
 
 
+def changes_nothing(layer: Convolution) -> bool:
+    """Whether what a kernel of ONE takes comes out as it is: int8 numbers, 0 being 0."""
+    expected = plain(1 / ONE, layer.bias.size, 0)
+    fields = ("multiplier", "shift", "offset", "channel_multiplier", "norm_multiplier", "relu")
+    return (
+        len(layer.inputs) == len(layer.requantize) == 1
+        and all(getattr(layer.requantize[0], field) == getattr(expected, field) for field in fields)
+        and layer.addend is None
+        and layer.stride == layer.dilation == (1, 1)
+        and layer.weight_zero_point == 0
+        and not layer.bias.any()
+    )
+
+
 def copies_everything(layer: Convolution) -> bool:
     """Whether a layer writes all numbers of its one input, unchanged and in order, to somewhere in its output."""
     piece, count = layer.inputs[0], layer.bias.size
-    expected = tap((1, 1), 0, 0, count) if layer.depthwise else np.eye(count, dtype=np.int8).reshape(count, 1, 1, -1) * ONE
-    run = layer.requantize[0]
-    untouched = (run.multiplier, run.shift) == (plain(1 / ONE, count, 0).multiplier, plain(1 / ONE, count, 0).shift)
+    identity = np.eye(count, dtype=np.int8) * np.int8(ONE)
+    expected = tap((1, 1), 0, 0, count) if layer.depthwise else identity.reshape(count, 1, 1, count)
     return (
-        len(layer.inputs) == 1
-        and len(layer.requantize) == 1
-        and untouched
-        and run.offset == 0
-        and run.channel_multiplier is None
-        and run.norm_multiplier is None
-        and not run.relu
-        and layer.addend is None
-        and layer.stride == (1, 1)
+        changes_nothing(layer)
         and not any(layer.padding)
-        and not layer.bias.any()
         and piece.shape[3] == count
         and np.array_equal(layer.weight, expected)
         and [move.source for move in layer.steps] == [all_pixels(piece, image) for image in range(piece.shape[0])]
+    )
+
+
+def pads(layer: Convolution) -> bool:
+    """Whether a layer does nothing but put padding around its input."""
+    taken = layer.weight.any(axis=3)
+    return (
+        layer.depthwise
+        and not layer.moves
+        and any(layer.padding)
+        and changes_nothing(layer)
+        and np.count_nonzero(taken) == 1
+        and bool((layer.weight[taken] == ONE).all())
     )

@@ -196,10 +196,7 @@ def layer(node: Node, piece: Piece, pattern: Pattern, read: Read, moves: tuple[M
         or not fits_cbuf(min(window[0], piece.source.shape[1]), widest, together, group_bytes, soc)
     ):
         raise CompileError(f"{node.op}: kernels of {window} x {channels}, {count} of them, are too large for a copy")
-    if depthwise:
-        weight = tap(window, 0, read.column, count)
-    else:
-        weight = one_hot(kernel, window, channels)
+    weight = tap(window, 0, read.column, count) if depthwise else one_hot(kernel, window, channels)
     images = range(piece.output.shape[0])
     everything = [Move(all_pixels(piece.source, i), all_pixels(piece.output, i)) for i in images]
     return copy(

@@ -75,8 +75,10 @@ def grids(pattern: Pattern, output: Tensor) -> Iterator[Grid]:
         place = pattern.pixels[members] % (height * width)
         rows, columns = np.unique(place // width), np.unique(place % width)
         shape = (len(rows), len(columns)) if len(rows) * len(columns) == len(place) else (1, len(place))
-        arrays = (array.reshape(shape) for array in (place, pattern.row[members], pattern.column[members]))
-        yield Grid(*arrays, image, channel, target_image)
+        places, read_rows, read_columns = (
+            array.reshape(shape) for array in (place, pattern.row[members], pattern.column[members])
+        )
+        yield Grid(places, read_rows, read_columns, image, channel, target_image)
 
 
 def part(grid: Grid, rows: slice, columns: slice) -> Grid:
@@ -85,9 +87,7 @@ def part(grid: Grid, rows: slice, columns: slice) -> Grid:
     return replace(grid, target=grid.target[chosen], row=grid.row[chosen], column=grid.column[chosen])
 
 
-def moves_of_grid(
-    grid: Grid, window: tuple[int, int], source: Tensor, target: Target
-) -> list[tuple[Read, Move]]:
+def moves_of_grid(grid: Grid, window: tuple[int, int], source: Tensor, target: Target) -> list[tuple[Read, Move]]:
     """A grid as one rectangle or as several: its rows, its columns, runs of pixels, pixels."""
     whole = rectangle_of(grid, window, source, target)
     if whole:
@@ -111,9 +111,7 @@ def moves_of_grid(
     return min(found, key=len)
 
 
-def moves_of_grids(
-    cut: list[Grid], window: tuple[int, int], source: Tensor, target: Target
-) -> list[tuple[Read, Move]]:
+def moves_of_grids(cut: list[Grid], window: tuple[int, int], source: Tensor, target: Target) -> list[tuple[Read, Move]]:
     """The moves of several grids; none if they are too many."""
     found: list[tuple[Read, Move]] = []
     for grid in cut:
@@ -150,9 +148,7 @@ def step(numbers: Integers, axis: int) -> int | None:
     return first if bool((distances == first).all()) else None
 
 
-def rectangle_of(
-    grid: Grid, window: tuple[int, int], source: Tensor, target: Target
-) -> tuple[Read, Move] | None:
+def rectangle_of(grid: Grid, window: tuple[int, int], source: Tensor, target: Target) -> tuple[Read, Move] | None:
     """The one move that copies a grid, if the target knows one."""
     found = plane(grid, window, source, target)
     if found is None and window == (1, 1):
@@ -169,9 +165,7 @@ def rectangle_of(
     )
 
 
-def plane(
-    grid: Grid, window: tuple[int, int], source: Tensor, target: Target
-) -> tuple[Read, Pixels, Pixels] | None:
+def plane(grid: Grid, window: tuple[int, int], source: Tensor, target: Target) -> tuple[Read, Pixels, Pixels] | None:
     """Rows from rows and columns from columns, at a stride that a convolution has."""
     rows, columns = grid.target.shape
     pitch, beside = step(grid.target, 0), step(grid.target, 1)
@@ -197,15 +191,13 @@ def stretch(grid: Grid, source: Tensor) -> tuple[Read, Pixels, Pixels] | None:
     """Pixels that follow each other in memory, whatever their rows."""
     rows, columns = grid.target.shape
     read = grid.row * source.shape[2] + grid.column
-    pitches = (step(read, 0), step(grid.target, 0))
-    if columns == 1 or step(read, 1) != 1 or step(grid.target, 1) != 1 or pitches[0] is None or pitches[1] is None:
+    from_pitch, to_pitch = step(read, 0), step(grid.target, 0)
+    if columns == 1 or step(read, 1) != 1 or step(grid.target, 1) != 1 or from_pitch is None or to_pitch is None:
         return None
-    from_pitch, to_pitch = (pitch if rows > 1 else columns for pitch in pitches)
-    return (
-        Read(),
-        Pixels(rows, columns, from_pitch, int(read[0, 0])),
-        Pixels(rows, columns, to_pitch, int(grid.target[0, 0])),
-    )
+    if rows == 1:
+        from_pitch = to_pitch = columns
+    pixels = Pixels(rows, columns, from_pitch, int(read[0, 0]))
+    return Read(), pixels, Pixels(rows, columns, to_pitch, int(grid.target[0, 0]))
 
 
 def column(grid: Grid, source: Tensor, target: Target) -> tuple[Read, Pixels, Pixels] | None:
