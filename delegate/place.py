@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from delegate.hw.layout import align
 from delegate.hw.soc import Soc
-from delegate.ir import AnyLayer, Convolution, Graph, Tensor, View, as_cube
+from delegate.ir import AnyLayer, Convolution, Graph, Tensor, View
 from delegate.memory import Views
 from delegate.ops.copies import copies_everything, pads
 
@@ -61,7 +61,7 @@ def overlap(a: range, b: range) -> bool:
 
 
 def group_of(layer: AnyLayer, soc: Soc) -> int:
-    """Channels that a layer writes at a time, at least those of a kernel group, at which places are known to be good."""
+    """Channels that a layer writes at a time, but at least a kernel group: there, places are known to be good."""
     return soc.depthwise_group if isinstance(layer, Convolution) and layer.depthwise else soc.kernel_group
 
 

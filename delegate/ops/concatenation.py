@@ -82,7 +82,7 @@ def shapes_match(node: Node, target: Target) -> bool:
 
 
 def constants_fit(node: Node, target: Target) -> bool:
-    """Constants are made by comparing them with the least number there is, beside a computed input of as many pixels."""
+    """A constant is compared with the least number there is, in the pixels of a computed input."""
     constants = [tensor for tensor in node.inputs if tensor is not None and tensor.data is not None]
     if len(constants) == 0:
         return bool(computed_inputs(node)) and None not in node.inputs
@@ -157,7 +157,7 @@ def converters_exist(node: Node, target: Target) -> bool:
 
 
 def joined(node: Node, segment: Sequence[Tensor], channel: int, target: Target) -> Convolution:
-    """out[..., channel + c] = requantize(in[..., c - first] - zi), ``in`` the piece whose channels begin at ``first``."""
+    """out[..., channel + c] = requantize(in[..., c - first] - zi), ``in`` the piece whose channels begin at first."""
     output = as_cube(node.outputs[0])
     weight, runs = converters(node, segment, target)
     counts = [tensor.shape[3] for tensor in segment]

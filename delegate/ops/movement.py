@@ -56,11 +56,19 @@ FEATURES = [
 ONE_QUANTIZATION = Rule("inputs and outputs have one scale and zero point", one_quantization)
 
 
-def one_computed(node: Node, target: Target) -> bool:
-    return len(computed_inputs(node)) == 1 and all(tensor is not None for tensor in node.inputs)
+def one_input(least: int, most: int, place: int = 0) -> Rule:
+    """The input at a place is computed, and none but that."""
 
+    def holds(node: Node, target: Target) -> bool:
+        inputs = node.inputs
+        return (
+            least <= len(inputs) <= most
+            and None not in inputs
+            and len(computed_inputs(node)) == 1
+            and computed_inputs(node)[0] is inputs[place]
+        )
 
-ONE_INPUT = Rule("one input is computed and the others are constants", one_computed)
+    return Rule("one input is computed and the others are constants", holds)
 
 
 def shapes_follow(pieces: Pieces) -> Rule:
@@ -95,14 +103,14 @@ def can_be_copied(pieces: Pieces) -> Rule:
     )
 
 
-def moves(name: str, pieces: Pieces, rules: Sequence[Rule] = ()) -> None:
+def moves(name: str, pieces: Pieces, inputs: Rule, rules: Sequence[Rule] = ()) -> None:
     """Registers an operator of one computed input that does nothing but move its numbers."""
 
     def lower(node: Node, target: Target) -> Sequence[View | Convolution]:
         return arranged(node, pieces, target)
 
     lower.__doc__ = pieces.__doc__
-    lowers(name, [ONE_INPUT, *FEATURES, ONE_QUANTIZATION, *rules, shapes_follow(pieces), can_be_copied(pieces)])(lower)
+    lowers(name, [inputs, *FEATURES, ONE_QUANTIZATION, *rules, shapes_follow(pieces), can_be_copied(pieces)])(lower)
 
 
 def piece(node: Node, origin: Array, output: int = 0) -> Piece:

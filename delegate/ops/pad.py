@@ -17,7 +17,7 @@ from delegate.hw.soc import Soc, Target
 from delegate.ir import Convolution, Node, Tensor, View
 from delegate.ops import Rule, lowers
 from delegate.ops.copies import FILL, copy, intermediate, tap
-from delegate.ops.movement import FEATURES, ONE_INPUT, ONE_QUANTIZATION, feature, numbers
+from delegate.ops.movement import FEATURES, one_input, ONE_QUANTIZATION, feature, numbers
 from delegate.ops.rearrange import MOST_WEIGHT_BYTES, Piece, elements, rearrange
 from delegate.ops.rectangles import MOST_PARTS
 from delegate.ops.rules import is_quantized_per_tensor
@@ -105,8 +105,8 @@ def shapes_follow(node: Node, target: Target) -> bool:
 
 def value_is_quantized_alike(node: Node, target: Target) -> bool:
     if node.op == "PAD":
-        return len(node.inputs) == 2
-    constant, output = node.inputs[2] if len(node.inputs) == 3 else None, node.outputs[0]
+        return True
+    constant, output = node.inputs[2], node.outputs[0]
     return (
         constant is not None
         and constant.data is not None
@@ -140,7 +140,6 @@ def can_be_copied(node: Node, target: Target) -> bool:
 
 
 RULES = [
-    ONE_INPUT,
     *FEATURES,
     ONE_QUANTIZATION,
     Rule("the output has the shape that the paddings give, none of them negative", shapes_follow),
@@ -163,5 +162,5 @@ def lower(node: Node, target: Target) -> list[View | Convolution]:
     return found
 
 
-for name in ("PAD", "PADV2"):
-    lowers(name, RULES)(lower)
+for name, inputs in (("PAD", 2), ("PADV2", 3)):
+    lowers(name, [one_input(inputs, inputs), *RULES])(lower)

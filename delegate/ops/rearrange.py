@@ -22,7 +22,7 @@ from delegate.ops.rectangles import MOST_PARTS, Elements, Integers, Pattern, Rea
 
 ELSEWHERE = -2  # in place of an element's number: the pixel is written by another piece
 GAP = np.iinfo(np.int32).min  # distance of an element that is filled
-MOST_ELEMENTS = 1 << 24  # of a tensor whose elements are looked at one by one
+MOST_ELEMENTS = 1 << 23  # of a tensor whose elements are looked at one by one
 MOST_WEIGHT_BYTES = 1 << 22  # of a layer that only copies: they are read again at every inference
 
 
@@ -119,8 +119,13 @@ def layers_of(node: Node, piece: Piece, blocks: list[range], target: Target) -> 
                     found.append((step, pattern, [move]))
                 else:
                     same.append(move)
+    total = 0
     for step, pattern, moves in found:
-        yield layer(node, piece, pattern, step.read, tuple(moves), target.soc)
+        made = layer(node, piece, pattern, step.read, tuple(moves), target.soc)
+        total += made.weight.nbytes
+        if total > MOST_WEIGHT_BYTES:
+            raise CompileError(f"{node.op}: kernels of more than {MOST_WEIGHT_BYTES} bytes for a copy")
+        yield made
 
 
 def patterns(piece: Piece, flat: Elements, pixels: Integers, soc: Soc) -> Iterator[Pattern]:
@@ -150,7 +155,7 @@ def patterns(piece: Piece, flat: Elements, pixels: Integers, soc: Soc) -> Iterat
 
 def windows(piece: Piece, example: Elements, first: Elements, pixels: Integers, soc: Soc) -> Pattern:
     """The pattern of pixels that all read as ``example`` does; ``first`` is the first element that each reads."""
-    images, height, width, channels = piece.source.shape
+    _, height, width, channels = piece.source.shape
     taken = np.flatnonzero(example != FILL)
     kernel = np.full((len(example), 3), FILL, np.int64)
     kernel[:, :2] = 0
@@ -190,7 +195,6 @@ def layer(node: Node, piece: Piece, pattern: Pattern, read: Read, moves: tuple[M
     widest = max(move.source.width for move in moves)
     if (
         kernel_bytes > soc.kernel_bytes_limit
-        or (not depthwise and kernel_bytes * count > MOST_WEIGHT_BYTES)
         or max(window) > soc.largest_kernel
         or max(count, channels) > soc.largest_channels
         or not fits_cbuf(min(window[0], piece.source.shape[1]), widest, together, group_bytes, soc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from delegate.ir import Node
-from delegate.ops.movement import feature, moves, piece
+from delegate.ops.movement import feature, moves, one_input, piece
 from delegate.ops.rearrange import Piece, elements
 
 
@@ -12,5 +12,6 @@ def reshaped(node: Node) -> list[Piece]:
     return [piece(node, elements(feature(node)).reshape(node.outputs[0].shape))]
 
 
-for name in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):
-    moves(name, reshaped)
+moves("RESHAPE", reshaped, one_input(1, 2))
+moves("SQUEEZE", reshaped, one_input(1, 1))
+moves("EXPAND_DIMS", reshaped, one_input(2, 2))

@@ -10,7 +10,7 @@ import numpy as np
 from delegate.hw.soc import Target
 from delegate.ir import Node
 from delegate.ops import Rule
-from delegate.ops.movement import feature, moves, numbers, piece
+from delegate.ops.movement import feature, moves, numbers, one_input, piece
 from delegate.ops.rearrange import Piece, elements
 
 Place = slice | int | EllipsisType | None
@@ -56,7 +56,7 @@ def stepped(node: Node) -> list[Piece]:
 
 def strides_are_positive(node: Node, target: Target) -> bool:
     counts = {numbers(tensor).size for tensor in node.inputs[1:4]}
-    return len(node.inputs) == 4 and len(counts) == 1 and bool((numbers(node.inputs[3]) > 0).all())
+    return len(counts) == 1 and bool((numbers(node.inputs[3]) > 0).all())
 
 
 def whole_input(node: Node, target: Target) -> bool:
@@ -94,15 +94,16 @@ def unpacked(node: Node) -> list[Piece]:
     return [piece(node, np.asarray(source.take(i, axis)), i) for i in range(len(node.outputs))]
 
 
-moves("SLICE", sliced, [Rule("the slice lies in the input", slice_is_inside)])
+moves("SLICE", sliced, one_input(3, 3), [Rule("the slice lies in the input", slice_is_inside)])
 moves(
     "STRIDED_SLICE",
     stepped,
+    one_input(4, 4),
     [
         Rule("strides are positive, one for each begin and end", strides_are_positive),
         Rule("the slice has as many numbers as the output", whole_input),
     ],
 )
-moves("SPLIT", split)
-moves("SPLIT_V", split)
-moves("UNPACK", unpacked)
+moves("SPLIT", split, one_input(2, 2, place=1))
+moves("SPLIT_V", split, one_input(3, 3))
+moves("UNPACK", unpacked, one_input(1, 1))

@@ -6,7 +6,7 @@ import numpy as np
 
 from delegate.ir import Node
 from delegate.ops.copies import intermediate
-from delegate.ops.movement import feature, moves, numbers, piece
+from delegate.ops.movement import feature, moves, numbers, one_input, piece
 from delegate.ops.rearrange import Piece, elements
 
 
@@ -35,6 +35,6 @@ def blocks_of_pixels(node: Node) -> list[Piece]:
     ]
 
 
-moves("TRANSPOSE", transposed)
-moves("SPACE_TO_DEPTH", blocks_of_channels)
-moves("DEPTH_TO_SPACE", blocks_of_pixels)
+moves("TRANSPOSE", transposed, one_input(2, 2))
+moves("SPACE_TO_DEPTH", blocks_of_channels, one_input(1, 1))
+moves("DEPTH_TO_SPACE", blocks_of_pixels, one_input(1, 1))
