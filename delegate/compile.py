@@ -100,7 +100,7 @@ def lower(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
 
 
 def separate(layers: Sequence[AnyLayer], views: Views, first_free: int, soc: Soc) -> list[AnyLayer]:
-    """Puts a copy before a layer that reads two cubes as one where one of them already has another neighbour.
+    """Puts a copy before a layer that reads cubes as one where one of them already has another neighbour or is there.
 
     So never more than two tensors have to lie behind each other, and what such a layer reads has a known bound. A
     tensor inside another is copied as well. ``first_free``: number of the first new tensor.
@@ -113,7 +113,8 @@ def separate(layers: Sequence[AnyLayer], views: Views, first_free: int, soc: Soc
             continue
         inputs = list(layer.inputs)
         for position, tensor in enumerate(inputs):
-            if views.root(tensor).tensor.index in partnered or not views.stands_alone(tensor, soc):
+            twice = views.root(tensor).tensor.index in [views.root(other).tensor.index for other in inputs[:position]]
+            if twice or views.root(tensor).tensor.index in partnered or not views.stands_alone(tensor, soc):
                 inputs[position] = replace(tensor, index=first_free, name=f"copy of {tensor.name}")
                 result.append(copy_layer(layer, tensor, inputs[position]))
                 first_free += 1

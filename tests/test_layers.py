@@ -36,6 +36,7 @@ LAYERS = {
     "hw.timing": "2b",
     "ops.": "3",
     "fuse": "4",
+    "place": "4",
     "memory": "4",
     "tile": "4",
     "partition": "4",

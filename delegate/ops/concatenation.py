@@ -92,8 +92,8 @@ def constants_fit(node: Node, target: Target) -> bool:
 
 
 def read_channels(segment: Sequence[Tensor], target: Target) -> int:
-    """Channels of all cubes behind each other, each in whole groups as any producer may write them."""
-    return sum(align(tensor.shape[3], target.soc.depthwise_group) for tensor in segment)
+    """A bound of the channels of all cubes behind each other: who reads a cube's last atom may read a whole group."""
+    return sum(align(tensor.shape[3], target.soc.atom_bytes) + target.soc.depthwise_group for tensor in segment)
 
 
 def kernels_fit(node: Node, target: Target) -> bool:
@@ -207,10 +207,6 @@ def along(node: Node, target: Target) -> list[AnyLayer]:
                 more, piece = made(node, tensor, steps)
                 layers += more
                 steps += 2
-            elif any(tensor.index == other.index for other in own):  # it would have to lie in two places
-                piece = replace(intermediate(node.outputs[0], steps, tensor.shape), quant=tensor.quant)
-                layers.append(copy(node, tensor, piece))
-                steps += 1
             own.append(piece)
         if is_placed(node, segment):
             soc = target.soc

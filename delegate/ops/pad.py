@@ -17,7 +17,7 @@ from delegate.hw.soc import Soc, Target
 from delegate.ir import Convolution, Node, Tensor, View
 from delegate.ops import Rule, lowers
 from delegate.ops.copies import FILL, copy, intermediate, tap
-from delegate.ops.movement import FEATURES, one_input, ONE_QUANTIZATION, feature, numbers
+from delegate.ops.movement import FEATURES, ONE_QUANTIZATION, feature, numbers, one_input
 from delegate.ops.rearrange import MOST_WEIGHT_BYTES, Piece, elements, rearrange
 from delegate.ops.rectangles import MOST_PARTS
 from delegate.ops.rules import is_quantized_per_tensor

@@ -5,7 +5,7 @@ Before and behind each stand convolutions that permute channels, which are exact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
