@@ -1,260 +1,179 @@
-"""Operators that only move numbers, end to end: small models through the real library, every number TFLite's own.
-
-Before and behind each stand convolutions that permute channels, which are exact whatever the device may use.
-"""
+"""Operators that only move numbers, one by one through the real library: on the NPU, every number TFLite's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
-from generate import random_inputs
-from tflite_writer import Builder, Model, write
+from movements import FORMS, Interpreters, Sketch, check
 
-Interpreters = Callable[..., Any]
-Rng = np.random.Generator
-FORMS = ("auto", "never")
+Build = Callable[[Sketch], list[int]]  # gives the outputs of a model
+Case = tuple[str, Build]
 
 
-class Sketch:
-    """A model of tensors of one quantization."""
-
-    def __init__(self, rng: Rng, dtype: str) -> None:
-        info = np.iinfo(dtype)
-        self.rng, self.dtype, self.builder = rng, dtype, Builder()
-        self.quant = (float(rng.uniform(0.01, 0.1)), int(rng.integers(info.min, info.max + 1)))
-        self.inputs: list[int] = []
-        self.computed: list[int] = []
-
-    def shape(self, tensor: int) -> tuple[int, ...]:
-        return tuple(self.builder.tensors[tensor].shape)
-
-    def input(self, *shape: int) -> int:
-        self.inputs.append(self.builder.tensor(shape, self.dtype, *self.quant))
-        return self.inputs[-1]
-
-    def permuted(self, source: int, channels: int = 0) -> int:
-        """A 1x1 convolution, each output channel of which is an input channel."""
-        count = self.shape(source)[3]
-        channels = channels or count
-        order = self.rng.permutation(max(count, channels))[:channels] % count
-        weight = (order[:, np.newaxis] == np.arange(count)).astype(self.dtype).reshape(channels, 1, 1, count)
-        return self.builder.convolution(source, weight, 1.0, self.quant, bias=np.zeros(channels, np.int32))
-
-    def filtered(self, source: int) -> int:
-        """A 1x1 depthwise convolution that changes nothing."""
-        count = self.shape(source)[3]
-        weight, bias = np.ones((1, 1, 1, count), self.dtype), np.zeros(count, np.int32)
-        return self.builder.convolution(source, weight, 1.0, self.quant, bias=bias, depthwise=True)
-
-    def made(self, *shape: int) -> int:
-        """A tensor that the partition computes."""
-        self.computed.append(self.permuted(self.input(*shape)))
-        return self.computed[-1]
-
-    def centre(self, source: int) -> int:
-        """A 3x3 convolution without padding that takes the middle of each window."""
-        count = self.shape(source)[3]
-        weight = np.zeros((count, 3, 3, count), self.dtype)
-        weight[np.arange(count), 1, 1, np.arange(count)] = 1
-        bias = np.zeros(count, np.int32)
-        return self.builder.convolution(source, weight, 1.0, self.quant, bias=bias, padding="VALID")
-
-    def finish(self, *outputs: int, alone: bool = False) -> Model:
-        """The outputs, each behind a convolution of its own if it has four dimensions, and as it is too."""
-        found = []
-        for output in outputs:
-            if len(self.shape(output)) == 4 and not alone:
-                found.append(self.permuted(output))
-            if alone or len(self.shape(output)) != 4 or self.rng.random() < 0.5:
-                found.append(output)
-        return self.builder.finish(self.inputs, found)
+def paddings(s: Sketch, shape: Sequence[int], sides: Sequence[tuple[int, int]], value: int | None) -> list[int]:
+    source = s.made(*shape)
+    return [s.builder.pad(source, sides) if value is None else s.builder.padv2(source, sides, value)]
 
 
-def check(
-    model: Model,
-    reference: Interpreters,
-    npu: Interpreters,
-    rng: Rng,
-    forms: str = "auto",
-    whole: bool = True,
-) -> bool:
-    """Compares two inferences; ``whole``: every node is on the NPU, else whether it is is the answer."""
-    content = write(model)
-    plain, tested = reference(content), npu(content, unproven=forms)
-    delegated = len(tested._get_ops_details()) == len(plain._get_ops_details()) + 1
-    assert delegated or not whole, "not all of it is on the NPU"
-    for _ in range(2):
-        values = random_inputs(rng, model)
-        results = []
-        for interpreter in (plain, tested):
-            for detail, value in zip(interpreter.get_input_details(), values, strict=True):
-                interpreter.set_tensor(detail["index"], value)
-            interpreter.invoke()
-            results.append([interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()])
-        for expected, got in zip(*results, strict=True):
-            np.testing.assert_array_equal(got, expected)
-    return delegated
+def joined(s: Sketch, axis: int, *shapes: Sequence[int]) -> list[int]:
+    return [s.builder.concatenation([s.made(*shape) for shape in shapes], s.quant, axis)]
 
 
-def drawn_slice(s: Sketch, shape: Sequence[int]) -> tuple[list[int], list[int]]:
-    """(begin, end) within a shape."""
-    begin = [int(s.rng.integers(0, n)) if s.rng.random() < 0.6 else 0 for n in shape]
-    pairs = zip(begin, shape, strict=True)
-    return begin, [int(s.rng.integers(a + 1, n + 1)) if s.rng.random() < 0.6 else n for a, n in pairs]
-
-
-def random_slice(s: Sketch, x: int) -> list[int]:
-    begin, end = drawn_slice(s, s.shape(x))
-    return [s.builder.slice(x, begin, [b - a for a, b in zip(begin, end, strict=True)])]
-
-
-def random_stride(s: Sketch, x: int) -> list[int]:
-    rank = len(s.shape(x))
-    begin, end = drawn_slice(s, s.shape(x))
-    strides = [int(s.rng.choice([1, 1, 2, 3, 9])) for _ in range(rank - 1)] + [1]
-    negative = [a - n if s.rng.random() < 0.3 else a for a, n in zip(begin, s.shape(x), strict=True)]
-    masks = {name: int(s.rng.integers(0, 1 << rank)) for name in ("begin_mask", "end_mask")}
-    if rank > 2 and s.rng.random() < 0.2:
-        masks["shrink_axis_mask"] = 1 << int(s.rng.integers(0, rank))
-    return [s.builder.strided_slice(x, negative, end, strides, **masks)]
-
-
-def random_split(s: Sketch, x: int) -> list[int]:
-    axis = int(s.rng.integers(0, len(s.shape(x))))
-    extent = s.shape(x)[axis]
-    divisors = [n for n in (2, 3, 4) if extent % n == 0]
-    if divisors and s.rng.random() < 0.5:
-        return list(s.builder.split(x, int(s.rng.choice(divisors)), axis))
-    if extent < 2:
-        return []
-    cut = int(s.rng.integers(1, extent))
-    return list(s.builder.split_v(x, (cut, extent - cut), axis))
-
-
-def random_pad(s: Sketch, x: int) -> list[int]:
-    most = [int(s.rng.choice([0, 0, 1, 3, 20])) if axis in (1, 2) else 2 for axis in range(len(s.shape(x)))]
-    rare = [axis in (1, 2) or s.rng.random() < 0.1 for axis in range(len(most))]
-    sides = [
-        (int(s.rng.integers(0, n + 1)), int(s.rng.integers(0, n + 1))) if r else (0, 0)
-        for n, r in zip(most, rare, strict=True)
-    ]
+def with_constant(s: Sketch) -> list[int]:
     info = np.iinfo(s.dtype)
-    if s.rng.random() < 0.5:
-        return [s.builder.pad(x, sides)]
-    return [s.builder.padv2(x, sides, int(s.rng.integers(info.min, info.max + 1)))]
+    values = s.rng.integers(info.min, info.max + 1, (1, 5, 6, 20)).astype(s.dtype)
+    other = s.builder.constant(values, *s.quant)
+    return [s.builder.concatenation([s.made(1, 5, 6, 7), other, s.made(1, 5, 6, 32)], s.quant)]
 
 
-def random_reshape(s: Sketch, x: int) -> list[int]:
-    """Factors of the shape move to another place, or all become one."""
-    shape = list(s.shape(x))
-    if s.rng.random() < 0.2:
-        return [s.builder.reshape(x, (shape[0], int(np.prod(shape[1:]))))]
-    a, b = s.rng.choice(len(shape), 2, replace=False) if len(shape) > 1 else (0, 0)
-    factor = int(s.rng.choice([n for n in (1, 2, 3, 4, 16, shape[a]) if shape[a] % n == 0]))
-    shape[a] //= factor
-    shape[b] *= factor
-    return [s.builder.reshape(x, shape)]
+def nested(s: Sketch) -> list[int]:
+    """As in DenseNet: each concatenation is a piece of the next; some pieces are outputs too."""
+    x = s.made(2, 6, 5, 32)
+    pieces = [s.permuted(x, 32) for _ in range(3)]
+    first = s.builder.concatenation([x, pieces[0]], s.quant)
+    second = s.builder.concatenation([first, s.filtered(s.permuted(first, 64)), pieces[1]], s.quant)
+    return [second, pieces[0], s.builder.concatenation([pieces[2], second, s.permuted(second, 20)], s.quant)]
 
 
-def random_rank(s: Sketch, x: int) -> list[int]:
-    ones = [axis for axis, n in enumerate(s.shape(x)) if n == 1]
-    if len(s.shape(x)) < 4:
-        return [s.builder.expand_dims(x, int(s.rng.integers(0, len(s.shape(x)) + 1)))]
-    return [s.builder.squeeze(x, [int(s.rng.choice(ones))])] if ones else []
+def repeated(s: Sketch) -> list[int]:
+    x, y = s.made(1, 5, 6, 7), s.made(1, 5, 6, 32)
+    same = s.builder.reshape(x, (1, 5, 6, 7))
+    return [s.builder.concatenation([x, x, y, same], s.quant), s.builder.concatenation([y, y, s.inputs[0]], s.quant, 3)]
 
 
-def random_transpose(s: Sketch, x: int) -> list[int]:
-    order = [0, 2, 1, 3] if len(s.shape(x)) == 4 and s.rng.random() < 0.6 else s.rng.permutation(len(s.shape(x)))
-    return [s.builder.transpose(x, [int(axis) for axis in order])]
+def several(s: Sketch) -> list[int]:
+    """Slices of a concatenation of slices of an input, an addition's operands among them."""
+    source = s.input(1, 8, 6, 64)
+    halves = s.builder.split(source, 2)
+    largest = s.builder.maximum(halves[1], s.builder.slice(source, (0, 0, 0, 16), (1, 8, 6, 32)))
+    whole = s.builder.concatenation([largest, s.permuted(halves[0])], s.quant)
+    return [s.builder.slice(whole, (0, 2, 0, 48), (-1, 3, -1, -1)), *s.builder.split(whole, 2, 1), halves[1]]
 
 
-def random_blocks(s: Sketch, x: int) -> list[int]:
-    shape, block = s.shape(x), int(s.rng.choice([2, 3]))
-    if len(shape) == 4 and shape[3] % block**2 == 0:
-        return [s.builder.depth_to_space(x, block)]
-    if len(shape) == 4 and shape[1] % block == shape[2] % block == 0:
-        return [s.builder.space_to_depth(x, block)]
-    return []
+def slice_of_reshape(s: Sketch) -> list[int]:
+    x = s.made(1, 4, 6, 16)
+    column = s.builder.reshape(x, (1, 24, 1, 16))
+    rows = s.builder.reshape(x, (24, 16))
+    return [s.builder.slice(column, (0, 5, 0, 0), (-1, 9, -1, -1)), s.builder.slice(rows, (3, 0), (7, 16))]
 
 
-def random_packing(s: Sketch, x: int) -> list[int]:
-    shape = s.shape(x)
-    if len(shape) == 4 and s.rng.random() < 0.5:
-        axis = int(s.rng.integers(0, 4))
-        return list(s.builder.unpack(x, axis)) if shape[axis] <= 6 else []
-    if len(shape) == 4:
-        return []
-    same = [y for y in s.computed if s.shape(y) == shape]
-    return [s.builder.pack([x, *same[:2]], int(s.rng.integers(0, len(shape) + 1)))]
+def packed(s: Sketch, axis: int) -> list[int]:
+    return [s.builder.pack([s.builder.squeeze(s.made(1, 5, 4, 36), [0]) for _ in range(3)], axis)]
 
 
-def random_concatenation(s: Sketch, x: int) -> list[int]:
-    """With tensors of fitting shapes, itself, tensors made for it and constants."""
-    shape = s.shape(x)
-    axis = len(shape) - 1 if s.rng.random() < 0.7 else int(s.rng.integers(0, len(shape)))
-    fitting = [
-        y for y in s.computed if len(s.shape(y)) == len(shape) and
-        all(i == axis or n == m for i, (n, m) in enumerate(zip(s.shape(y), shape, strict=True)))
-    ]  # fmt: skip
-    pieces = [x]
-    for _ in range(int(s.rng.integers(1, 4))):
-        kind = s.rng.random()
-        if kind < 0.4:
-            pieces.append(int(s.rng.choice(fitting)))
-        elif kind < 0.9 and len(shape) == 4:
-            other = list(shape)
-            other[axis] = int(s.rng.choice([16, 20, 32, 64])) if axis == 3 else int(s.rng.integers(1, 7))
-            y = s.made(*other)
-            pieces.append(s.filtered(y) if s.rng.random() < 0.4 else y)
-        elif kind >= 0.9:
-            info = np.iinfo(s.dtype)
-            values = s.rng.integers(info.min, info.max + 1, shape).astype(s.dtype)
-            pieces.append(s.builder.constant(values, *s.quant))
-    order = s.rng.permutation(len(pieces))
-    return [s.builder.concatenation([pieces[i] for i in order], s.quant, axis)]
+def stepped(
+    shape: Sequence[int], begin: Sequence[int], end: Sequence[int], strides: Sequence[int], **masks: int
+) -> Build:
+    return lambda s: [s.builder.strided_slice(s.made(*shape), begin, end, strides, **masks)]
 
 
-def random_computation(s: Sketch, x: int) -> list[int]:
-    same = [y for y in s.computed if s.shape(y) == s.shape(x)]
-    if len(s.shape(x)) != 4:
-        return []
-    kind = s.rng.integers(0, 4)
-    if kind == 0:
-        return [s.filtered(x)]
-    if kind == 1:
-        return [s.builder.maximum(x, int(s.rng.choice(same)))]
-    if kind == 2 and min(s.shape(x)[1:3]) > 2:
-        return [s.centre(x)]
-    return [s.permuted(x, int(s.rng.choice([s.shape(x)[3], 5, 32, 64])))]
+def focus(s: Sketch) -> list[int]:
+    """Every second pixel of an input, four times, behind each other in channels."""
+    source = s.input(1, 8, 12, 3)
+    starts = [(0, i, j, 0) for i in (0, 1) for j in (0, 1)]
+    parts = [s.builder.strided_slice(source, start, (1, 8, 12, 3), (1, 2, 2, 1)) for start in starts]
+    return [s.builder.concatenation(parts, s.quant)]
 
 
-OPERATIONS = (
-    random_slice, random_stride, random_split, random_pad, random_reshape, random_rank, random_transpose,
-    random_blocks, random_packing, random_concatenation, random_concatenation, random_computation, random_computation,
-)  # fmt: skip
+CASES: dict[str, list[Case]] = {
+    "SLICE": [
+        ("rows, from a channel on", lambda s: [s.builder.slice(s.made(1, 9, 11, 40), (0, 3, 0, 16), (-1, 4, -1, -1))]),
+        ("columns", lambda s: [s.builder.slice(s.made(2, 9, 11, 40), (0, 3, 5, 7), (-1, 4, 3, 20))]),
+        ("columns far away", lambda s: [s.builder.slice(s.made(1, 9, 51, 40), (0, 3, 40, 7), (-1, 4, 3, 20))]),
+        ("images", lambda s: [s.builder.slice(s.made(3, 5, 4, 20), (1, 0, 0, 0), (2, -1, -1, -1))]),
+        ("one number", lambda s: [s.builder.slice(s.made(1, 5, 4, 20), (0, 4, 3, 19), (1, 1, 1, 1))]),
+        ("of a reshape", slice_of_reshape),
+        ("many", several),
+    ],
+    "SPLIT": [
+        ("channels", lambda s: list(s.builder.split(s.made(2, 5, 6, 60), 3))),
+        ("atoms", lambda s: list(s.builder.split(s.made(2, 5, 6, 64), 4))),
+        ("columns", lambda s: list(s.builder.split(s.made(2, 5, 6, 60), 3, 2))),
+        ("rows", lambda s: list(s.builder.split(s.made(1, 6, 5, 60), 3, -3))),
+        ("images", lambda s: list(s.builder.split(s.made(2, 5, 6, 60), 2, 0))),
+    ],
+    "SPLIT_V": [("channels", lambda s: list(s.builder.split_v(s.made(1, 5, 6, 60), (16, 1, 43))))],
+    "UNPACK": [(f"axis {axis}", lambda s, a=axis: list(s.builder.unpack(s.made(1, 3, 4, 5), a))) for axis in range(4)],
+    "PACK": [(f"axis {axis}", lambda s, a=axis: packed(s, a)) for axis in range(3)],
+    "STRIDED_SLICE": [
+        ("strides", stepped((1, 9, 40, 33), (0, 1, 33, 1), (1, 9, 40, 30), (1, 2, 3, 2))),
+        ("large strides", stepped((1, 25, 29, 8), (0, 0, 3, 0), (1, 25, 29, 8), (1, 9, 8, 1))),
+        ("negative numbers", stepped((1, 9, 7, 33), (0, -5, 1, 0), (1, -1, -2, 33), (1, 1, 1, 1))),
+        ("a new axis and one less", stepped((1, 9, 7, 33), (0, 0, 3, 0), (0, 0, 0, 16), (1, 1, 1, 1), new_axis_mask=1,
+                                            ellipsis_mask=2, shrink_axis_mask=4)),
+        ("ends left out", stepped((2, 9, 7, 33), (1, 2, 3, 4), (1, 1, 4, 20), (1, 1, 2, 1), begin_mask=5, end_mask=3)),
+        ("counts", stepped((1, 9, 7, 33), (0, 2, 1, 0), (1, 3, 4, 33), (1, 1, 1, 1), offset=True)),
+        ("an input in four", focus),
+    ],
+    "PAD": [
+        ("all around", lambda s: paddings(s, (2, 9, 11, 33), ((0, 0), (1, 2), (3, 4), (0, 0)), None)),
+        ("far", lambda s: paddings(s, (1, 3, 2, 20), ((0, 0), (0, 15), (15, 0), (0, 0)), None)),
+        ("very far", lambda s: paddings(s, (1, 9, 11, 33), ((0, 0), (20, 2), (3, 54), (0, 0)), None)),
+        ("nothing", lambda s: paddings(s, (1, 9, 11, 33), ((0, 0), (0, 0), (0, 0), (0, 0)), None)),
+    ],
+    "PADV2": [
+        ("a value", lambda s: paddings(s, (1, 1, 1, 33), ((0, 0), (1, 2), (3, 4), (0, 0)), 7)),
+        ("channels", lambda s: paddings(s, (2, 4, 3, 20), ((0, 0), (0, 0), (0, 0), (3, 40)), 99)),
+        ("images", lambda s: paddings(s, (2, 4, 3, 20), ((1, 2), (0, 0), (0, 0), (0, 0)), 1)),
+        ("all axes", lambda s: paddings(s, (1, 4, 3, 20), ((1, 1), (2, 0), (1, 3), (1, 0)), 100)),
+    ],
+    "RESHAPE": [
+        ("atoms to channels", lambda s: [s.builder.reshape(s.made(1, 7, 7, 32), (1, 1568))]),
+        ("pixels to channels", lambda s: [s.builder.reshape(s.made(1, 5, 4, 6), (1, 120))]),
+        ("channels to pixels", lambda s: [s.builder.reshape(s.made(1, 1, 1, 120), (1, 5, 4, 6))]),
+        ("channels to atoms", lambda s: [s.builder.reshape(s.made(1, 1, 1, 192), (1, 4, 3, 16))]),
+        ("other rows", lambda s: [s.builder.reshape(s.made(1, 6, 4, 16), (1, 3, 8, 16))]),
+        ("rows to images", lambda s: [s.builder.reshape(s.made(1, 6, 4, 16), (3, 2, 4, 16))]),
+        ("images to rows", lambda s: [s.builder.reshape(s.made(3, 1, 1, 40), (3, 40))]),
+        ("anchors", lambda s: [s.builder.reshape(s.made(1, 5, 4, 36), (1, 60, 12))]),
+        ("columns to channels", lambda s: [s.builder.reshape(s.made(1, 8, 6, 5), (1, 8, 3, 10))]),
+    ],
+    "SQUEEZE": [("rows", lambda s: [s.builder.squeeze(s.made(1, 1, 7, 20), [0, 1])])],
+    "EXPAND_DIMS": [("images", lambda s: [s.builder.expand_dims(s.builder.squeeze(s.made(1, 4, 7, 20), [0]), 0)])],
+    "TRANSPOSE": [
+        ("rows and columns", lambda s: [s.builder.transpose(s.made(1, 8, 12, 20), (0, 2, 1, 3))]),
+        ("of a batch", lambda s: [s.builder.transpose(s.made(2, 13, 3, 20), (0, 2, 1, 3))]),
+        ("images and columns", lambda s: [s.builder.transpose(s.made(2, 5, 3, 20), (2, 1, 0, 3))]),
+        ("channels first", lambda s: [s.builder.transpose(s.made(1, 4, 3, 20), (0, 3, 1, 2))]),
+        ("channels last", lambda s: [s.builder.transpose(s.made(1, 4, 3, 20), (0, 2, 3, 1))]),
+    ],
+    "SPACE_TO_DEPTH": [
+        ("2", lambda s: [s.builder.space_to_depth(s.made(2, 8, 12, 20), 2)]),
+        ("3", lambda s: [s.builder.space_to_depth(s.made(1, 6, 3, 1), 3)]),
+    ],
+    "DEPTH_TO_SPACE": [
+        ("2", lambda s: [s.builder.depth_to_space(s.made(1, 4, 5, 20), 2)]),
+        ("4", lambda s: [s.builder.depth_to_space(s.made(2, 2, 1, 64), 4)]),
+    ],
+    "CONCATENATION": [
+        ("whole groups", lambda s: joined(s, 3, (2, 5, 6, 32), (2, 5, 6, 64), (2, 5, 6, 20))),
+        ("atoms", lambda s: joined(s, -1, (1, 5, 6, 16), (1, 5, 6, 48), (1, 5, 6, 1))),
+        ("any channels", lambda s: joined(s, 3, (1, 3, 6, 5), (1, 3, 6, 27), (1, 3, 6, 16), (1, 3, 6, 7))),
+        ("low", lambda s: joined(s, 3, (1, 1, 1, 48), (1, 1, 1, 32), (1, 1, 1, 5))),
+        ("rows", lambda s: joined(s, 1, (1, 5, 6, 16), (1, 3, 6, 16), (1, 4, 6, 16))),
+        ("columns", lambda s: joined(s, 2, (2, 5, 6, 16), (2, 5, 3, 16))),
+        ("images", lambda s: joined(s, 0, (1, 5, 6, 16), (2, 5, 6, 16))),
+        ("one", lambda s: joined(s, 3, (1, 5, 6, 16))),
+        ("a constant", with_constant),
+        ("nested", nested),
+        ("repeated", repeated),
+    ],
+}  # fmt: skip
 
 
-def random_model(rng: Rng) -> Model:
-    """A few operations, each of some tensor there is; all that nobody reads is given out, and some of the others."""
-    s = Sketch(rng, str(rng.choice(["int8", "uint8"])))
-    images = int(rng.choice([1, 1, 2, 3]))
-    height, width = (int(n) for n in rng.choice([1, 2, 3, 4, 5, 6, 8, 12, 15, 40], 2))
-    s.made(images, height, width, int(rng.choice([1, 3, 4, 8, 16, 17, 32, 48, 64, 100, 200])))
-    for _ in range(int(rng.integers(2, 7))):
-        x = int(rng.choice(s.computed[-4:]))
-        operation = OPERATIONS[int(rng.integers(0, len(OPERATIONS)))]
-        s.computed += [y for y in operation(s, x) if np.prod(s.shape(y)) < 300000]
-    read = {i for node in s.builder.operators for i in node.inputs}
-    written = [i for node in s.builder.operators for i in node.outputs]
-    outputs = [i for i in written if i not in read or rng.random() < 0.2]
-    return s.builder.finish(s.inputs, outputs)
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_random_graphs(seed: int, reference_interpreter: Interpreters, npu_interpreter: Interpreters) -> None:
-    rng = np.random.default_rng(seed)
-    model = random_model(rng)
-    check(model, reference_interpreter, npu_interpreter, rng, FORMS[seed % 2], whole=False)
+@pytest.mark.parametrize("forms", FORMS)
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("operator", CASES)
+def test_every_number_is_where_it_belongs(
+    operator: str, dtype: str, forms: str, reference_interpreter: Interpreters, npu_interpreter: Interpreters
+) -> None:
+    for number, (name, build) in enumerate(CASES[operator]):
+        rng = np.random.default_rng(number)
+        sketch = Sketch(rng, dtype)
+        model = sketch.finish(*build(sketch))
+        try:
+            check(model, reference_interpreter, npu_interpreter, rng, forms)
+        except AssertionError as error:
+            raise AssertionError(f"{operator}, {name}: {error}") from error
