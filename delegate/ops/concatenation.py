@@ -238,7 +238,7 @@ def along(node: Node, target: Target) -> list[AnyLayer]:
             "scales are met within 0.45 output steps (along other axes than channels, there is one quantization)",
             converters_exist,
         ),
-        can_be_copied(side_by_side),
+        *can_be_copied(side_by_side),
     ],
 )
 def concatenation(node: Node, target: Target) -> Sequence[AnyLayer | View]:

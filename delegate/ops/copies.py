@@ -34,10 +34,10 @@ def rectangle(tensor: Tensor, row: int, column: int, rows: int, width: int, imag
     return Pixels(rows, width, pitch, row * pitch + column, image, channel)
 
 
-def needs_forms(moves: Sequence[Move]) -> tuple[bool, bool]:
+def needs_forms(moves: Sequence[Move], source: Tensor, output: Tensor) -> tuple[bool, bool]:
     """Whether moves read parts of rows, and whether they leave memory out behind what they write."""
-    reads = any(move.source.rows > 1 and move.source.width != move.source.pitch for move in moves)
-    writes = any(move.target.rows > 1 and move.target.width != move.target.pitch for move in moves)
+    reads = any(move.source.width != move.source.pitch for move in moves)
+    writes = any(move.target.width != move.target.pitch for move in moves)
     return reads, writes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,6 +42,7 @@ def one_quantization(node: Node, target: Target) -> bool:
     return len(found) == 1
 
 
+CHEAPER = "none is needed: so many small copies cost less on the CPU"
 FEATURES = [
     FEATURES_8_BIT,
     SAME_DTYPE,
@@ -83,8 +85,8 @@ def shapes_follow(pieces: Pieces) -> Rule:
     return Rule("the output has the shape that inputs and options give", holds)
 
 
-def can_be_copied(pieces: Pieces) -> Rule:
-    """Few enough tasks, small enough kernels."""
+def can_be_copied(pieces: Pieces) -> list[Rule]:
+    """Few enough tasks, small enough kernels; the second rule asks whether that needs forms."""
 
     def holds(node: Node, target: Target) -> bool:
         try:
@@ -93,12 +95,14 @@ def can_be_copied(pieces: Pieces) -> Rule:
             return False
         return True
 
-    return Rule(
-        f"at most {MOST_PARTS} tasks do it, whose kernels have at most {MOST_WEIGHT_BYTES >> 20} MiB (more would cost "
-        "more than on the CPU)",
-        holds,
-        f"allow the forms: {PART_OF_ROW}; {ROW_SKIP}",
-    )
+    def holds_with_forms(node: Node, target: Target) -> bool:
+        return holds(node, replace(target, forms=target.forms | {PART_OF_ROW, ROW_SKIP}))
+
+    few = f"at most {MOST_PARTS} tasks do it"
+    return [
+        Rule(f"{few}, whose kernels have at most {MOST_WEIGHT_BYTES >> 20} MiB", holds_with_forms, CHEAPER),
+        Rule(f"{few}, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", holds),
+    ]
 
 
 def moves(name: str, pieces: Pieces, inputs: Rule, rules: Sequence[Rule] = ()) -> None:
@@ -108,7 +112,7 @@ def moves(name: str, pieces: Pieces, inputs: Rule, rules: Sequence[Rule] = ()) -
         return arranged(node, pieces, target)
 
     lower.__doc__ = pieces.__doc__
-    lowers(name, [inputs, *FEATURES, ONE_QUANTIZATION, *rules, shapes_follow(pieces), can_be_copied(pieces)])(lower)
+    lowers(name, [inputs, *FEATURES, ONE_QUANTIZATION, *rules, shapes_follow(pieces), *can_be_copied(pieces)])(lower)
 
 
 def piece(node: Node, origin: Array, output: int = 0) -> Piece:

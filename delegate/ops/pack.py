@@ -35,7 +35,7 @@ def pixels_stay_whole(node: Node, target: Target) -> bool:
         ONE_QUANTIZATION,
         Rule("the new axis is not the last", pixels_stay_whole),
         shapes_follow(packed),
-        can_be_copied(packed),
+        *can_be_copied(packed),
     ],
 )
 def pack(node: Node, target: Target) -> tuple[View | Convolution, ...]:
