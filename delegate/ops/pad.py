@@ -66,7 +66,7 @@ def surround(node: Node, source: Tensor, output: Tensor, rows: Sides, columns: S
         weight=tap(window, rows[1], columns[1], source.shape[3]),
         depthwise=True,
         fill=value(node),
-        padding=(sum(rows), 0, sum(columns), 0),
+        padding=(sum(rows), sum(rows), sum(columns), sum(columns)),
     )
 
 
