@@ -44,12 +44,8 @@ class Root:
     """The tensor in whose memory another lies, and where it begins."""
 
     tensor: Tensor
-    row: int
+    pixel: int
     channel: int
-
-    @property
-    def at_start(self) -> bool:
-        return self.row == 0 and self.channel == 0
 
 
 class Views:
@@ -60,16 +56,27 @@ class Views:
 
     def root(self, tensor: Tensor) -> Root:
         """Where a tensor lies in the end; a tensor of its own lies in itself."""
-        row = channel = 0
+        pixel = channel = 0
         while tensor.index in self._views:
             view = self._views[tensor.index]
-            tensor, row, channel = view.whole, row + view.row, channel + view.channel
-        return Root(as_cube(tensor), row, channel)
+            tensor = as_cube(view.whole)
+            pixel, channel = pixel + view.row * tensor.shape[2], channel + view.channel
+        return Root(as_cube(tensor), pixel, channel)
+
+    def stands_alone(self, tensor: Tensor, soc: Soc) -> bool:
+        """Whether a tensor has memory as if it were its own: it begins a root of as many surfaces of as many atoms."""
+        root, own = self.root(tensor), as_cube(tensor)
+        alike = surface_bytes(root.tensor, soc) == surface_bytes(own, soc) and root.tensor.shape[3] == own.shape[3]
+        return root.pixel == root.channel == 0 and alike
 
     @property
-    def any_rows(self) -> bool:
-        """Whether any begins at another row than its whole."""
-        return any(view.row for view in self._views.values())
+    def widest_row(self) -> int:
+        """Pixels of the longest row at which a part begins within its whole, 0 if all begin at the first."""
+        return max((as_cube(view.whole).shape[2] for view in self._views.values() if view.row), default=0)
+
+    def with_views(self, views: Iterable[View]) -> Views:
+        """These and more."""
+        return Views([*self._views.values(), *views])
 
     def parts(self) -> list[Tensor]:
         """All tensors that lie in another."""
@@ -204,7 +211,7 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
         images = max(tensor.shape[0] for tensor in block.tensors)
         block.size = images * sum(surfaces[t.index] * surface_bytes(t, soc) for t in block.tensors)
         # a layer may read a line group from a view's last row on
-        block.size += max((soc.line_group - 1) * t.shape[2] * soc.atom_bytes for t in block.tensors) * views.any_rows
+        block.size += (soc.line_group - 1) * views.widest_row * soc.atom_bytes
         if block.first >= 0 and block.last < len(layers):
             inner.append(block)
             continue
@@ -226,7 +233,7 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
 def part_of_cube(cube: Cube, root: Root, soc: Soc) -> Cube:
     """The cube of a tensor that lies in another's."""
     surface = root.channel // soc.atom_bytes
-    offset = surface * cube.surface_bytes + root.row * root.tensor.shape[2] * soc.atom_bytes
+    offset = surface * cube.surface_bytes + root.pixel * soc.atom_bytes
     return replace(cube, place=cube.place + offset, surfaces=cube.surfaces - surface)
 
 
