@@ -86,7 +86,6 @@ def copy(
         weight, depthwise = tap((1, 1), 0, 0, source.shape[3]), True
     count = weight.shape[3] if depthwise else weight.shape[0]
     filled = np.zeros(count, np.bool_) if depthwise else ~weight.any(axis=(1, 2, 3))
-    assert output.quant is not None
     return Convolution(
         node=node.index,
         operator=node.op,
@@ -100,7 +99,7 @@ def copy(
         padding=padding,
         depthwise=depthwise,
         requantize=(plain(1 / ONE, count, 0),),
-        accumulator_scale=float(output.quant.scale[0]) / ONE,
+        accumulator_scale=None,  # stored numbers, whose zero is not the real one: nothing is to be added to them
         moves=moves,
     )
 
