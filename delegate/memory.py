@@ -36,6 +36,7 @@ class Block:
     tensors: list[Tensor]
     first: int  # layer that writes first; -1 for an input of the partition
     last: int  # layer that reads last; the number of layers for an output
+    pitch: int  # bytes from a surface to the next, of all its tensors
     size: int = 0  # bytes
 
 
@@ -129,14 +130,17 @@ def surface_bytes(tensor: Tensor, soc: Soc) -> int:
     return surface_rows(tensor.shape[1], soc) * tensor.shape[2] * soc.atom_bytes
 
 
-def blocks_of(graph: Graph, layers: Sequence[AnyLayer], views: Views) -> list[Block]:
+def blocks_of(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc) -> list[Block]:
     """One block for each set of tensors that some layer reads as one, in order of their first use."""
     block_of: dict[int, Block] = {}
 
     def touch(tensor: Tensor, time: int) -> None:
-        root = views.root(tensor).tensor
-        block = block_of.setdefault(root.index, Block([root], time, time))
+        """A tensor may come in several shapes of as many pixels; the pitch is that of the one that wants most."""
+        root = views.root(tensor)
+        block = block_of.setdefault(root.tensor.index, Block([root.tensor], time, time, 0))
         block.first, block.last = min(block.first, time), max(block.last, time)
+        own = surface_bytes(tensor, soc) if root.pixel == 0 else 0
+        block.pitch = max(block.pitch, surface_bytes(root.tensor, soc), own)
 
     for index in graph.inputs:
         touch(as_cube(graph.tensors[index]), -1)
@@ -160,6 +164,7 @@ def merge(block_of: dict[int, Block], a: Tensor, b: Tensor) -> None:
         return
     kept.tensors += gone.tensors
     kept.first, kept.last = min(kept.first, gone.first), max(kept.last, gone.last)
+    kept.pitch = max(kept.pitch, gone.pitch)
     for tensor in gone.tensors:
         block_of[tensor.index] = kept
 
@@ -198,18 +203,19 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
     buffers: list[Buffer] = []
     inner: list[Block] = []
     surfaces = surfaces_of_roots(graph, layers, views, soc)
-    blocks = blocks_of(graph, layers, views)
+
+    def image_bytes(block: Block) -> int:
+        return block.pitch * sum(surfaces[tensor.index] for tensor in block.tensors)
 
     def place(block: Block, buffer: int, offset: int) -> None:
-        image_bytes = sum(surfaces[tensor.index] * surface_bytes(tensor, soc) for tensor in block.tensors)
         for tensor in block.tensors:
-            pitch = surface_bytes(tensor, soc)
-            cubes[tensor.index] = Cube(Place(buffer, offset), surfaces[tensor.index], pitch, image_bytes)
-            offset += surfaces[tensor.index] * pitch
+            cube = Cube(Place(buffer, offset), surfaces[tensor.index], block.pitch, image_bytes(block))
+            cubes[tensor.index] = cube
+            offset += cube.surfaces * cube.surface_bytes
 
-    for block in blocks:
+    for block in blocks_of(graph, layers, views, soc):
         images = max(tensor.shape[0] for tensor in block.tensors)
-        block.size = images * sum(surfaces[t.index] * surface_bytes(t, soc) for t in block.tensors)
+        block.size = images * image_bytes(block)
         # a layer may read a line group from a view's last row on
         block.size += (soc.line_group - 1) * views.widest_row * soc.atom_bytes
         if block.first >= 0 and block.last < len(layers):
