@@ -83,8 +83,9 @@ def check(
     rng: Rng,
     forms: str = "auto",
     whole: bool = True,
+    tolerance: int = 0,
 ) -> None:
-    """Compares two inferences; ``whole``: every node is on the NPU."""
+    """Compares two inferences; ``whole``: every node is on the NPU; ``tolerance``: output steps."""
     content = write(model)
     plain, tested = reference(content), npu(content, unproven=forms)
     target = EVERY_FORM if forms == "auto" else PROVEN
@@ -100,4 +101,4 @@ def check(
             interpreter.invoke()
             results.append([interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()])
         for expected, got in zip(*results, strict=True):
-            np.testing.assert_array_equal(got, expected)
+            np.testing.assert_allclose(got.astype(int), expected.astype(int), rtol=0, atol=tolerance)

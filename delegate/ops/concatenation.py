@@ -19,8 +19,8 @@ from delegate.ir import AnyLayer, Convolution, Elementwise, Move, Node, Requanti
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT
 from delegate.ops.copies import FILL, MOST_INTERMEDIATES, ONE, copy, intermediate, place_at
-from delegate.ops.movement import FEATURES, can_be_copied, one_quantization
-from delegate.ops.rearrange import ELSEWHERE, Piece, arranged, elements
+from delegate.ops.movement import FEATURES, can_be_copied, few_elements, one_quantization
+from delegate.ops.rearrange import ELSEWHERE, MOST_ELEMENTS, Piece, arranged, elements
 from delegate.ops.rules import computed_inputs, is_quantized_per_tensor
 from delegate.requantize import LARGEST_ERROR, Channels, exact, per_channel, plain, run_errors
 
@@ -223,6 +223,10 @@ def along(node: Node, target: Target) -> list[AnyLayer]:
         *FEATURES,
         Rule("there is no fused activation", lambda node, target: node.params["activation"] == "NONE"),
         Rule("there is such an axis", axis_exists),
+        Rule(
+            f"tensors have at most {MOST_ELEMENTS} elements, or the axis is that of the channels",
+            lambda node, target: along_channels(node) or few_elements(node, target),
+        ),
         Rule("some input is computed; a constant is joined along channels, with one image", constants_fit),
         Rule(
             f"there are at most {MOST_INTERMEDIATES // 2} inputs",

@@ -48,11 +48,14 @@ FEATURES = [
     SAME_DTYPE,
     SCALES_POSITIVE,
     Rule("tensors have one to four dimensions, none of them 0, and at most 2047 columns", shapes_fit),
-    Rule(
-        f"tensors have at most {MOST_ELEMENTS} elements",
-        lambda node, target: all(np.prod(t.shape, dtype=np.float64) <= MOST_ELEMENTS for t in feature_tensors(node)),
-    ),
 ]
+
+
+def few_elements(node: Node, target: Target) -> bool:
+    return all(np.prod(tensor.shape, dtype=np.float64) <= MOST_ELEMENTS for tensor in feature_tensors(node))
+
+
+FEW_ELEMENTS = Rule(f"tensors have at most {MOST_ELEMENTS} elements", few_elements)
 ONE_QUANTIZATION = Rule("inputs and outputs have one scale and zero point", one_quantization)
 
 
@@ -112,7 +115,9 @@ def moves(name: str, pieces: Pieces, inputs: Rule, rules: Sequence[Rule] = ()) -
         return arranged(node, pieces, target)
 
     lower.__doc__ = pieces.__doc__
-    lowers(name, [inputs, *FEATURES, ONE_QUANTIZATION, *rules, shapes_follow(pieces), *can_be_copied(pieces)])(lower)
+    lowers(
+        name, [inputs, *FEATURES, FEW_ELEMENTS, ONE_QUANTIZATION, *rules, shapes_follow(pieces), *can_be_copied(pieces)]
+    )(lower)
 
 
 def piece(node: Node, origin: Array, output: int = 0) -> Piece:

@@ -7,7 +7,7 @@ import numpy as np
 from delegate.hw.soc import Target
 from delegate.ir import Convolution, Node, View
 from delegate.ops import Rule, lowers
-from delegate.ops.movement import FEATURES, ONE_QUANTIZATION, can_be_copied, shapes_follow
+from delegate.ops.movement import FEATURES, FEW_ELEMENTS, ONE_QUANTIZATION, can_be_copied, shapes_follow
 from delegate.ops.rearrange import ELSEWHERE, Piece, arranged, elements
 from delegate.ops.rules import computed_inputs
 
@@ -32,6 +32,7 @@ def pixels_stay_whole(node: Node, target: Target) -> bool:
     [
         Rule("all inputs are computed", lambda node, target: len(computed_inputs(node)) == len(node.inputs) > 0),
         *FEATURES,
+        FEW_ELEMENTS,
         ONE_QUANTIZATION,
         Rule("the new axis is not the last", pixels_stay_whole),
         shapes_follow(packed),

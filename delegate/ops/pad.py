@@ -17,8 +17,8 @@ from delegate.hw.soc import Soc, Target
 from delegate.ir import Convolution, Node, Tensor, View
 from delegate.ops import Rule, lowers
 from delegate.ops.copies import FILL, copy, intermediate, tap
-from delegate.ops.movement import FEATURES, ONE_QUANTIZATION, feature, numbers, one_input
-from delegate.ops.rearrange import MOST_WEIGHT_BYTES, Piece, elements, rearrange
+from delegate.ops.movement import FEATURES, ONE_QUANTIZATION, feature, few_elements, numbers, one_input
+from delegate.ops.rearrange import MOST_ELEMENTS, MOST_WEIGHT_BYTES, Piece, elements, rearrange
 from delegate.ops.rectangles import MOST_PARTS
 from delegate.ops.rules import is_quantized_per_tensor
 
@@ -54,6 +54,12 @@ def passes(node: Node, soc: Soc) -> list[tuple[Sides, Sides]]:
         return min(stop, sides[0]) - min(start, sides[0]), max(stop, sides[0]) - max(start, sides[0])
 
     return [(share(rows, i), share(columns, i)) for i in range(count)]
+
+
+def images_alone(node: Node) -> bool:
+    """Whether rows and columns are all that is padded."""
+    sides = paddings(node)
+    return len(sides) == 4 and sides[0] == sides[3] == (0, 0) and max(*sides[1], *sides[2]) > 0
 
 
 def surround(node: Node, source: Tensor, output: Tensor, rows: Sides, columns: Sides) -> Convolution:
@@ -144,6 +150,10 @@ RULES = [
     ONE_QUANTIZATION,
     Rule("the output has the shape that the paddings give, none of them negative", shapes_follow),
     Rule("the value is one number of the output's type", value_is_quantized_alike),
+    Rule(
+        f"tensors have at most {MOST_ELEMENTS} elements if other axes than rows and columns are padded",
+        lambda node, target: images_alone(node) or few_elements(node, target),
+    ),
     Rule(f"rows and columns are padded by at most {15 * MOST_PASSES} pixels each", few_passes),
     Rule("the rows of one window fit the CBUF of 384 KiB", windows_fit),
     Rule(

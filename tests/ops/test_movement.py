@@ -163,6 +163,36 @@ CASES: dict[str, list[Case]] = {
 }  # fmt: skip
 
 
+def additions(s: Sketch) -> list[int]:
+    """Of slices, of padded and reshaped tensors, and of pieces of concatenations that are themselves sums."""
+    wide = (s.quant[0] * 2.1, s.quant[1])
+    x, y = s.made(1, 6, 5, 64), s.made(1, 6, 5, 32)
+    halves = s.builder.split(x, 2)
+    first = s.builder.add(s.permuted(y), halves[1], wide)
+    joined = s.builder.concatenation([s.builder.add(halves[0], y, wide), first, s.builder.add(y, y, wide)], wide)
+    rows = s.builder.slice(joined, (0, 1, 0, 32), (1, 5, 5, 32))
+    low = s.builder.pad(s.builder.slice(joined, (0, 0, 0, 7), (1, 4, 4, 32)), ((0, 0), (1, 0), (0, 1), (0, 0)))
+    column = s.builder.reshape(s.permuted(y), (1, 30, 1, 32))
+    return [
+        joined,
+        s.builder.add(rows, low, (s.quant[0] * 4, s.quant[1])),
+        s.builder.add(column, s.builder.reshape(y, (1, 30, 1, 32)), wide),
+    ]
+
+
+@pytest.mark.parametrize("forms", FORMS)
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_additions_of_what_was_moved(
+    dtype: str, forms: str, reference_interpreter: Interpreters, npu_interpreter: Interpreters
+) -> None:
+    """A sum is within 1, and a sum of halved sums so within 2."""
+    rng = np.random.default_rng(1)
+    sketch = Sketch(rng, dtype)
+    outputs = additions(sketch)
+    model = sketch.builder.finish(sketch.inputs, outputs)
+    check(model, reference_interpreter, npu_interpreter, rng, forms, tolerance=2)
+
+
 @pytest.mark.parametrize("forms", FORMS)
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 @pytest.mark.parametrize("operator", CASES)
