@@ -10,7 +10,7 @@ from delegate.errors import CompileError
 from delegate.hw.layout import align, divide_up, surface_rows
 from delegate.hw.soc import Soc
 from delegate.hw.task import Buffer, Place, Port, Role
-from delegate.ir import AnyLayer, Convolution, Graph, Tensor, View, as_cube
+from delegate.ir import AnyLayer, Convolution, Elementwise, Graph, Tensor, View, as_cube
 
 ALIGNMENT = 64  # bytes; start of a cube
 
@@ -146,6 +146,16 @@ def blocks_of(graph: Graph, layers: Sequence[AnyLayer], views: Views) -> list[Bl
     return sorted({id(block): block for block in block_of.values()}.values(), key=lambda block: block.first)
 
 
+def read_beyond(layers: Sequence[AnyLayer], views: Views, soc: Soc) -> dict[int, int]:
+    """Bytes behind the end of tensors with memory of their own that layers read, which take them from a later pixel."""
+    found: dict[int, int] = {}
+    for layer in layers:
+        if isinstance(layer, Elementwise) and layer.operand is not None and layer.operand_first:
+            index = views.root(layer.operand).tensor.index
+            found[index] = max(found.get(index, 0), layer.operand_first * soc.atom_bytes)
+    return found
+
+
 def merge(block_of: dict[int, Block], a: Tensor, b: Tensor) -> None:
     """Puts the blocks of two tensors together."""
     kept, gone = block_of[a.index], block_of[b.index]
@@ -192,6 +202,7 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
     inner: list[Block] = []
     surfaces = surfaces_of_roots(graph, layers, views, soc)
     blocks = blocks_of(graph, layers, views)
+    beyond = read_beyond(layers, views, soc)
 
     def place(block: Block, buffer: int, offset: int) -> None:
         image_bytes = sum(surfaces[tensor.index] * surface_bytes(tensor, soc) for tensor in block.tensors)
@@ -205,6 +216,7 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
         block.size = images * sum(surfaces[t.index] * surface_bytes(t, soc) for t in block.tensors)
         # a layer may read a line group from a view's last row on
         block.size += max((soc.line_group - 1) * t.shape[2] * soc.atom_bytes for t in block.tensors) * views.any_rows
+        block.size += max(beyond.get(tensor.index, 0) for tensor in block.tensors)
         if block.first >= 0 and block.last < len(layers):
             inner.append(block)
             continue

@@ -13,6 +13,7 @@ from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import BS_CLAMP, NORM_SHIFT, Target
 from delegate.ir import Convolution, Node, Requantize, Tensor, spanned
 from delegate.ops import Rule, lowers
+from delegate.ops.parts import part_of_output
 from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE, SCALES_POSITIVE
 from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
 
@@ -264,12 +265,6 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool, targe
         for index, used in enumerate(classes)
     ]
     return [*parts, selection(node, [part.output for part in parts], classes)]
-
-
-def part_of_output(node: Node, index: int) -> Tensor:
-    """A tensor like the node's output that the model does not have; such tensors have negative numbers."""
-    output = node.outputs[0]
-    return replace(output, index=-(LARGEST_PARTS * output.index + index + 1), name=f"{output.name} part {index}")
 
 
 def one_convolution(
