@@ -7,19 +7,17 @@ grow to twice their size with each pass, along the rows first; what is wanted of
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import fits_cbuf
-from delegate.hw.soc import Soc, Target
-from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Requantize, Tensor, View, as_cube
+from delegate.hw.soc import Target
+from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Requantize, Tensor
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import BS_CLAMP_TEXT, clamp_is_allowed, same_padding
-from delegate.ops.parts import Shape, Sides, cropped, factors, holds, limited, padded, padding_fits, part_of_output
-from delegate.ops.parts import reduced_axes
+from delegate.ops.parts import Shape, Sides, cropped, factors, holds, limited, padded, padding_fits, part_of_output, reduced_axes, thinned
 from delegate.ops.rules import (
     ACTIVATION,
     EXTENT,
@@ -174,24 +172,6 @@ def grown(node: Node, feature: Tensor, windows: Windows, first: int) -> list[Ele
     return layers
 
 
-def thinned(node: Node, feature: Tensor, windows: Windows, first: int, soc: Soc) -> list[AnyLayer]:
-    """Copies that take the windows that are wanted; a large stride is several."""
-    layers: list[AnyLayer] = []
-    strides = [factors(stride, soc) for stride in windows.stride]
-    turns = max(len(part) for part in strides)
-    images, height, width, channels = windows.shape
-    for turn in range(turns):
-        stride_y, stride_x = (part[turn] if turn < len(part) else 1 for part in strides)
-        left_y, left_x = (math.prod(part[turn + 1 :]) for part in strides)
-        last = turn + 1 == turns
-        shape = (images, (height - 1) * left_y + 1, (width - 1) * left_x + 1, channels)
-        output = node.outputs[0] if last else part_of_output(node, first + turn, shape)
-        layer = cropped(node, feature, output, shape, soc, (stride_y, stride_x))
-        layers.append(layer)
-        feature = as_cube(output)
-    return layers
-
-
 def lower(node: Node, target: Target) -> list[AnyLayer]:
     """The layers, without the fused activation."""
     feature, windows, soc = node.inputs[0], windows_of(node), target.soc
@@ -204,7 +184,7 @@ def lower(node: Node, target: Target) -> list[AnyLayer]:
     passes = grown(node, source, windows, len(filled))
     if passes:
         source = passes[-1].output
-    return [*filled, *passes, *thinned(node, source, windows, len(filled) + len(passes), soc)]
+    return [*filled, *passes, *thinned(node, source, windows.shape, windows.stride, len(filled) + len(passes), soc)]
 
 
 def limited_last(node: Node, layers: list[AnyLayer]) -> list[AnyLayer]:

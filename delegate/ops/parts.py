@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from delegate import quantize
 from delegate.errors import CompileError
-from delegate.hw.layout import fits_cbuf, surface_rows
+from delegate.hw.layout import align, fits_cbuf, surface_rows
 from delegate.hw.soc import Soc
 from delegate.ir import Convolution, Move, Node, Pixels, Tensor, all_pixels, as_cube
 from delegate.ops.copies import ONE, copy
@@ -142,6 +143,38 @@ def factors(stride: int, soc: Soc) -> list[int]:
         result.append(divisor)
         stride //= divisor
     return [*result, stride]
+
+
+def thinned(
+    node: Node, feature: Tensor, shape: Shape, stride: tuple[int, int], first: int, soc: Soc
+) -> list[Convolution]:
+    """Copies that take every so many pixels of a tensor, as results of a shape, into the node's output.
+
+    A large stride is several copies; the node's own tensors are numbered from ``first`` on.
+    """
+    layers: list[Convolution] = []
+    parts = [factors(step, soc) for step in stride]
+    turns = max(len(part) for part in parts)
+    images, height, width, channels = shape
+    for turn in range(turns):
+        stride_y, stride_x = (part[turn] if turn < len(part) else 1 for part in parts)
+        left_y, left_x = (math.prod(part[turn + 1 :]) for part in parts)
+        between = (images, (height - 1) * left_y + 1, (width - 1) * left_x + 1, channels)
+        output = node.outputs[0] if turn + 1 == turns else part_of_output(node, first + turn, between)
+        layers.append(cropped(node, feature, output, between, soc, (stride_y, stride_x)))
+        feature = output
+    return layers
+
+
+def layer_fits(layer: Convolution, soc: Soc) -> bool:
+    """Whether the rows of one window and one group of kernels find room in the CBUF, the kernel being small enough."""
+    _, height, width, channels = layer.weight.shape
+    columns = max(step.source.width for step in layer.steps)
+    rows = min(layer.window[0], max(step.source.rows for step in layer.steps))
+    read = soc.depthwise_group if layer.depthwise else align(channels, soc.atom_bytes)
+    kernel_bytes = height * width * read  # of a depthwise group, or of one of the kernels of a group
+    group_bytes = kernel_bytes * (1 if layer.depthwise else soc.kernel_group)
+    return kernel_bytes <= soc.kernel_bytes_limit and fits_cbuf(rows, columns, read, group_bytes, soc)
 
 
 def reduced_axes(node: Node) -> Sequence[int] | None:
