@@ -4,9 +4,10 @@ The pooling unit averages too, but the mainline kernel never hears of its end (S
 (S-132), and its windows end at 16; a depthwise kernel goes to 31 and the division is a factor like any other.
 
 TFLite divides by the pixels inside the tensor, so windows that leave it are layers of their own, one for each size of
-what is inside. A window that no kernel has room for is averaged twice, the averages of its parts being rounded: that
-errs by at most half a step (of the input, times the ratio of scales), the last rounding by half a step more, TFLite's by
-half a step the other way, so that results stay within 1 while the ratio of scales is below 2.
+what is inside. A window that no kernel has room for is averaged twice, the averages of its parts being rounded. An
+average of those errs by at most half a step of the input, which is that times the ratio of scales in the output; the last
+rounding adds half a step, TFLite's own half a step the other way: while the ratio is below 2 that is less than 2 steps
+altogether, so that integers are within 1.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from delegate.hw.soc import NORM_SHIFT, PART_OF_ROW, ROW_SKIP, Soc, Target
 from delegate.ir import Convolution, Move, Node, Pixels, Requantize, Tensor, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import BS_CLAMP_TEXT, CBUF_TEXT, clamp_is_allowed, same_padding
-from delegate.ops.copies import needs_forms
-from delegate.ops.parts import Shape, factors, holds, into, layer_fits, part_of_output, reduced_axes, thinned
+from delegate.ops.copies import copy, needs_forms
+from delegate.ops.parts import Shape, factors, holds, into, layer_fits, limited, part_of_output, reduced_axes, thinned
 from delegate.ops.rules import (
     ACTIVATION,
     EXTENT,
@@ -178,6 +179,15 @@ def converter(node: Node, source: Tensor, output: Tensor, pixels: int, activatio
     return clamped(run, *quantize.activation_range(activation, output.quant, output.dtype))
 
 
+def clamps_afterwards(node: Node) -> bool:
+    """Whether the activation's low end is not what the averages are counted from, so that a copy has to clamp."""
+    output = node.outputs[0]
+    assert output.quant is not None
+    limits = quantize.activation_range(node.params.get("activation", "NONE"), output.quant, output.dtype)
+    counted_from = -quantize.domain_offset(output.dtype)
+    return limits not in ((quantize.INT8_LOW, quantize.INT8_HIGH), (counted_from, limits[1]))
+
+
 def averaged(
     node: Node, source: Tensor, output: Tensor, windows: Windows, activation: str, target: Target
 ) -> list[Convolution]:
@@ -216,16 +226,26 @@ def averaged(
 
 def lower(node: Node, target: Target) -> list[Convolution]:
     """The layers of a node; raises CompileError where there are none."""
-    feature, windows, output, soc = node.inputs[0], windows_of(node), node.outputs[0], target.soc
+    output, activation = node.outputs[0], node.params.get("activation", "NONE")
+    if not clamps_afterwards(node):
+        return unclamped(node, output, activation, target)
+    assert output.quant is not None
+    part, limits = part_of_output(node, 0), quantize.activation_range(activation, output.quant, output.dtype)
+    last = limited(copy(node, part, output), *limits, quantize.zero_point(output.quant, output.dtype))
+    return [*unclamped(node, part, "NONE", target), last]
+
+
+def unclamped(node: Node, output: Tensor, activation: str, target: Target) -> list[Convolution]:
+    """The layers that write the averages to a tensor; raises CompileError where there are none."""
+    feature, windows, soc = node.inputs[0], windows_of(node), target.soc
     assert feature is not None
-    activation = node.params.get("activation", "NONE")
     images, rows, columns, channels = windows.shape
     first_y, first_x = first_windows(windows, soc)
     layers: list[Convolution] = []
     if (first_y, first_x) != (1, 1):
         seen = [(n - 1) * s + k for n, s, k in zip((rows, columns), windows.stride, windows.kernel, strict=True)]
         shape = (images, seen[0] // first_y, seen[1] // first_x, channels)
-        part = replace(part_of_output(node, 0, shape), quant=feature.quant)
+        part = replace(part_of_output(node, 1, shape), quant=feature.quant)
         firsts = Windows((first_y, first_x), (first_y, first_x), (0, 0), shape, False)
         layers += averaged(node, feature, part, firsts, "NONE", target)
         feature = part
@@ -238,14 +258,14 @@ def lower(node: Node, target: Target) -> list[Convolution]:
         raise CompileError(f"strides {windows.stride} beside padding")
     left = (windows.stride[0] // steps[0][0], windows.stride[1] // steps[1][0])
     shape = (images, (rows - 1) * left[0] + 1, (columns - 1) * left[1] + 1, channels)
-    part = part_of_output(node, 1, shape)
+    part = part_of_output(node, 2, shape)
     dense = replace(windows, stride=(steps[0][0], steps[1][0]), shape=shape)
     layers += averaged(node, feature, part, dense, activation, target)
-    return [*layers, *thinned(node, part, windows.shape, left, 2, soc)]
+    return [*layers, *thinned(node, part, output, windows.shape, left, 3, soc)]
 
 
 def sizes_are_positive(node: Node, target: Target) -> bool:
-    return min(*node.params["filter"], *node.params["stride"]) >= 1
+    return bool(min(*node.params["filter"], *node.params["stride"]) >= 1)
 
 
 def output_is_computed(node: Node, target: Target) -> bool:
@@ -313,15 +333,13 @@ LATER_RULES = [
     Rule("output shape is the one that the windows give", output_is_computed),
     ROOM,
     Rule(
-        "a window is at most 31 x 31 and 512 pixels, or, without padding and for averages, made of windows up to 7 x 7, "
-        "so many",
+        "a window is at most 31 x 31 and 512 pixels, or, for averages without padding, at most so many windows of at "
+        "most 7 x 7",
         windows_fit,
     ),
     Rule("a stride is at most 7 or, without padding, a product of such", strides_exist),
     Rule("windows that the border cuts are of at most 64 kinds and places", few_rectangles),
-    Rule(
-        f"no window leaves the input at its sides, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", forms_allow
-    ),
+    Rule(f"no window leaves the input at its sides, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", forms_allow),
     Rule("input scale is below 1.9 times the output's where averages are averaged", errors_are_small),
     Rule("BS and the output converter can express the division and the clamp", converter_exists),
     Rule(CBUF_TEXT, cbuf_fits),
@@ -343,7 +361,7 @@ LATER_RULES = [
     ],
 )
 def average_pool(node: Node, target: Target) -> list[Convolution]:
-    """out[y,x,c] = round(sum over the pixels inside of in[y*sy+i-top, x*sx+j-left, c] / pixels), ties away from zero."""
+    """out[y,x,c] = round(sum over pixels inside of in[y*sy+i-top, x*sx+j-left, c] / pixels), ties away from zero."""
     return lower(node, target)
 
 
@@ -361,7 +379,16 @@ def mean(node: Node, target: Target) -> list[Convolution]:
     return lower(node, target)
 
 
-@lowers("SUM", REDUCTION_RULES)
+@lowers(
+    "SUM",
+    [
+        *REDUCTION_RULES,
+        Rule(
+            "the type is uint8: TFLite's reference kernels take int8 for uint8",
+            lambda node, target: node.outputs[0].dtype == "uint8",
+        ),
+    ],
+)
 def total(node: Node, target: Target) -> list[Convolution]:
     """out[c] = requantize(sum over y,x of (in[y,x,c] - zi)), or over other axes."""
     return lower(node, target)

@@ -17,7 +17,19 @@ from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Requantize, Tensor
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import BS_CLAMP_TEXT, clamp_is_allowed, same_padding
-from delegate.ops.parts import Shape, Sides, cropped, factors, holds, limited, padded, padding_fits, part_of_output, reduced_axes, thinned
+from delegate.ops.parts import (
+    Shape,
+    Sides,
+    cropped,
+    factors,
+    holds,
+    limited,
+    padded,
+    padding_fits,
+    part_of_output,
+    reduced_axes,
+    thinned,
+)
 from delegate.ops.rules import (
     ACTIVATION,
     EXTENT,
@@ -39,7 +51,7 @@ LARGEST_COLUMNS = 128  # of the output; RK3576 is wrong beyond, RK3588 unknown (
 
 @dataclass(frozen=True)
 class Windows:
-    """Which pixels give an output, and the results' four dimensions; a stride between windows of which there is one is 1."""
+    """Which pixels give an output, and the results' dimensions; a stride between windows of which there is one is 1."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -99,7 +111,7 @@ def is_limited(node: Node) -> bool:
 
 
 def sizes_are_positive(node: Node, target: Target) -> bool:
-    return min(*node.params["filter"], *node.params["stride"]) >= 1
+    return bool(min(*node.params["filter"], *node.params["stride"]) >= 1)
 
 
 def output_is_computed(node: Node, target: Target) -> bool:
@@ -184,7 +196,11 @@ def lower(node: Node, target: Target) -> list[AnyLayer]:
     passes = grown(node, source, windows, len(filled))
     if passes:
         source = passes[-1].output
-    return [*filled, *passes, *thinned(node, source, windows.shape, windows.stride, len(filled) + len(passes), soc)]
+    return [
+        *filled,
+        *passes,
+        *thinned(node, source, node.outputs[0], windows.shape, windows.stride, len(filled) + len(passes), soc),
+    ]
 
 
 def limited_last(node: Node, layers: list[AnyLayer]) -> list[AnyLayer]:

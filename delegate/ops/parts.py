@@ -146,9 +146,9 @@ def factors(stride: int, soc: Soc) -> list[int]:
 
 
 def thinned(
-    node: Node, feature: Tensor, shape: Shape, stride: tuple[int, int], first: int, soc: Soc
+    node: Node, feature: Tensor, output: Tensor, shape: Shape, stride: tuple[int, int], first: int, soc: Soc
 ) -> list[Convolution]:
-    """Copies that take every so many pixels of a tensor, as results of a shape, into the node's output.
+    """Copies that take every so many pixels of a tensor, as results of a shape, into an output.
 
     A large stride is several copies; the node's own tensors are numbered from ``first`` on.
     """
@@ -160,9 +160,9 @@ def thinned(
         stride_y, stride_x = (part[turn] if turn < len(part) else 1 for part in parts)
         left_y, left_x = (math.prod(part[turn + 1 :]) for part in parts)
         between = (images, (height - 1) * left_y + 1, (width - 1) * left_x + 1, channels)
-        output = node.outputs[0] if turn + 1 == turns else part_of_output(node, first + turn, between)
-        layers.append(cropped(node, feature, output, between, soc, (stride_y, stride_x)))
-        feature = output
+        written = output if turn + 1 == turns else part_of_output(node, first + turn, between)
+        layers.append(cropped(node, feature, written, between, soc, (stride_y, stride_x)))
+        feature = written
     return layers
 
 

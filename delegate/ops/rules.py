@@ -74,7 +74,9 @@ PADDING_KNOWN = Rule("padding is SAME or VALID", lambda node, target: node.param
 ONE_FEATURE = Rule(
     "the first input alone is computed and there is one output",
     lambda node, target: (
-        len(node.outputs) == 1 and bool(node.inputs) and node.inputs[0] is not None
+        len(node.outputs) == 1
+        and bool(node.inputs)
+        and node.inputs[0] is not None
         and computed_inputs(node) == [node.inputs[0]]
     ),
 )
@@ -86,7 +88,9 @@ def has_room(tensor: Tensor, target: Target) -> bool:
     """Whether a tensor with whole kernel groups of channels is within LARGEST_TENSOR."""
     *pixels, channels = tensor.shape or (1,)
     group = target.soc.depthwise_group
-    return math.prod(max(size, target.soc.line_group) for size in pixels) * -(-channels // group) * group <= LARGEST_TENSOR
+    return (
+        math.prod(max(size, target.soc.line_group) for size in pixels) * -(-channels // group) * group <= LARGEST_TENSOR
+    )
 
 
 ROOM = Rule(

@@ -123,7 +123,8 @@ def reduction(op: str, shape: tuple[int, ...], dtype: str, axes: tuple[int, ...]
 
 REDUCTIONS = [
     ((1, 7, 7, 40), (1, 2), True), ((3, 7, 5, 20), (2, 1), False), ((2, 4, 6, 33), (-3, -2), True),
-    ((1, 9, 6, 17), (1,), True), ((2, 9, 6, 17), (2,), True), ((2, 5, 6, 17), (1,), False), ((3, 5, 6, 17), (2,), False),
+    ((1, 9, 6, 17), (1,), True), ((2, 9, 6, 17), (2,), True), ((2, 5, 6, 17), (1,), False),
+    ((3, 5, 6, 17), (2,), False),
     ((4, 1, 1, 5), (1, 2), False),
 ]  # fmt: skip
 
@@ -135,6 +136,8 @@ def test_reductions(
     op: str, shape: tuple[int, ...], axes: tuple[int, ...], keep: bool, dtype: str,
     reference_interpreter: Interpreters, npu_interpreter: Interpreters,
 ) -> None:  # fmt: skip
+    if (op, dtype) == ("SUM", "int8"):
+        pytest.skip("the reference kernels take int8 for uint8")
     content = reduction(op, shape, dtype, axes, keep, 0.7 if op == "MEAN" else 3.0)
     plain = reference_interpreter(content)
     for forms in ("auto", "never"):
