@@ -4,8 +4,8 @@ The pooling unit averages too, but the mainline kernel never hears of its end (S
 (S-132), and its windows end at 16; a depthwise kernel goes to 31 and the division is a factor like any other.
 
 TFLite divides by the pixels inside the tensor, so windows that leave it are layers of their own, one for each size of
-what is inside. A window that no kernel has room for is averaged twice, the averages of its parts being rounded. An
-average of those errs by at most half a step of the input, which is that times the ratio of scales in the output; the last
+what is inside. A window that no kernel has room for is averaged twice, the averages of its parts being rounded. Their
+average errs by at most half a step of the input, which in the output is that times the ratio of scales; the last
 rounding adds half a step, TFLite's own half a step the other way: while the ratio is below 2 that is less than 2 steps
 altogether, so that integers are within 1.
 """
@@ -18,12 +18,12 @@ import numpy as np
 
 from delegate import quantize
 from delegate.errors import CompileError
-from delegate.hw.layout import surface_rows
 from delegate.hw.soc import NORM_SHIFT, PART_OF_ROW, ROW_SKIP, Soc, Target
 from delegate.ir import Convolution, Move, Node, Pixels, Requantize, Tensor, as_cube
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import BS_CLAMP_TEXT, CBUF_TEXT, clamp_is_allowed, same_padding
+from delegate.ops.conv2d import BS_CLAMP_TEXT, CBUF_TEXT, clamp_is_allowed
 from delegate.ops.copies import copy, needs_forms
+from delegate.ops.geometry import same_padding
 from delegate.ops.parts import Shape, factors, holds, into, layer_fits, limited, part_of_output, reduced_axes, thinned
 from delegate.ops.rules import (
     ACTIVATION,
@@ -139,22 +139,21 @@ def first_windows(windows: Windows, soc: Soc) -> tuple[int, int]:
     return min(found, key=lambda first: first[0] * first[1])
 
 
-def rectangles(feature: Tensor, output: Tensor, windows: Windows, soc: Soc) -> dict[tuple[int, int], tuple[Move, ...]]:
+def rectangles(feature: Tensor, output: Tensor, windows: Windows) -> dict[tuple[int, int], tuple[Move, ...]]:
     """For each size of windows the pixels that are read and written; () for whole images.
 
-    Whole rows are read where all windows of a row are as wide; heights below a line group are not (S-69).
+    Whole rows are read where all windows of a row are as wide.
     """
     rows, columns = row_and_column_spans(feature, windows)
     if len(rows) == len(columns) == 1 and as_cube(output).shape == windows.shape:
         return {(rows[0].taps, columns[0].taps): ()}
-    _, height, width, _ = feature.shape
+    width = feature.shape[2]
     result: dict[tuple[int, int], tuple[Move, ...]] = {}
     for image in range(windows.shape[0]):
         whole = into(output, windows.shape, image)
         for row in rows:
             for column in columns:
                 read = (len(row.outputs) - 1) * windows.stride[0] + row.taps
-                read = max(read, min(soc.line_group, surface_rows(height, soc) - row.first))
                 across = (len(column.outputs) - 1) * windows.stride[1] + column.taps if len(columns) > 1 else width
                 first = row.outputs.start * whole.pitch + column.outputs.start
                 move = Move(
@@ -196,7 +195,7 @@ def averaged(
     point, channels = quantize.zero_point(source.quant, source.dtype), source.shape[3]
     counted_from = -quantize.domain_offset(source.dtype) if node.op == "AVERAGE_POOL_2D" else point
     layers: list[Convolution] = []
-    for (height, width), moves in rectangles(source, output, windows, target.soc).items():
+    for (height, width), moves in rectangles(source, output, windows).items():
         pixels = height * width * (channels if windows.channels else 1)
         stride_y, stride_x = (
             step if taps == whole else 1
@@ -300,7 +299,7 @@ def strides_exist(node: Node, target: Target) -> bool:
 def forms_allow(node: Node, target: Target) -> bool:
     feature, output = node.inputs[0], node.outputs[0]
     assert feature is not None
-    moves = [move for part in rectangles(feature, output, windows_of(node), target.soc).values() for move in part]
+    moves = [move for part in rectangles(feature, output, windows_of(node)).values() for move in part]
     reads, writes = needs_forms(moves, feature, output)
     return (not reads or PART_OF_ROW in target.forms) and (not writes or ROW_SKIP in target.forms)
 

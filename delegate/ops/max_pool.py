@@ -16,7 +16,8 @@ from delegate.hw.layout import fits_cbuf
 from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Requantize, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import BS_CLAMP_TEXT, clamp_is_allowed, same_padding
+from delegate.ops.conv2d import BS_CLAMP_TEXT, clamp_is_allowed
+from delegate.ops.geometry import same_padding
 from delegate.ops.parts import (
     Shape,
     Sides,
@@ -191,7 +192,7 @@ def lower(node: Node, target: Target) -> list[AnyLayer]:
     if by_pooling_unit(node, target):
         output = part_of_output(node, 0) if is_limited(node) else node.outputs[0]
         layer = Pooling(node.index, node.op, feature, output, windows.kernel, windows.stride, windows.padding)
-        return [layer, *([cropped(node, output, node.outputs[0], output.shape, soc)] if is_limited(node) else [])]
+        return [layer, *([cropped(node, output, node.outputs[0], output.shape)] if is_limited(node) else [])]
     filled, source = padded(node, feature, windows.padding, quantize.INT8_LOW, 0, soc)
     passes = grown(node, source, windows, len(filled))
     if passes:

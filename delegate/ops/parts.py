@@ -10,7 +10,7 @@ import numpy as np
 
 from delegate import quantize
 from delegate.errors import CompileError
-from delegate.hw.layout import align, fits_cbuf, surface_rows
+from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Soc
 from delegate.ir import Convolution, Move, Node, Pixels, Tensor, all_pixels, as_cube
 from delegate.ops.copies import ONE, copy
@@ -44,30 +44,22 @@ def into(output: Tensor, shape: Shape, image: int) -> Pixels:
     return Pixels(height, width, width, first=image * height * width)
 
 
-def placed(layer: Convolution, output: Tensor, soc: Soc) -> Convolution:
-    """The layer, which has a shape of its own for its results, with these in ``output``.
-
-    Heights below a line group are not read (S-69); memory has the rows.
-    """
+def placed(layer: Convolution, output: Tensor) -> Convolution:
+    """The layer, which has a shape of its own for its results, with these in ``output``."""
     shape, cube = layer.output.shape, as_cube(output)
     if cube.shape == shape:
         return replace(layer, output=cube)
-    moves = []
-    for image in range(shape[0]):
-        source = all_pixels(layer.inputs[0], image)
-        moves.append(Move(replace(source, rows=surface_rows(source.rows, soc)), into(output, shape, image)))
-    return replace(layer, output=cube, moves=tuple(moves))
+    moves = tuple(Move(all_pixels(layer.inputs[0], i), into(output, shape, i)) for i in range(shape[0]))
+    return replace(layer, output=cube, moves=moves)
 
 
-def cropped(
-    node: Node, source: Tensor, output: Tensor, shape: Shape, soc: Soc, stride: tuple[int, int] = (1, 1)
-) -> Convolution:
+def cropped(node: Node, source: Tensor, output: Tensor, shape: Shape, stride: tuple[int, int] = (1, 1)) -> Convolution:
     """Copies every so many pixels from the first on, as many as the results of that shape have, into an output."""
     images, height, _, _ = shape
     if source.shape == shape == output.shape and stride == (1, 1):
         return copy(node, source, output)
     width = source.shape[2]
-    rows = surface_rows((height - 1) * stride[0] + 1, soc)
+    rows = (height - 1) * stride[0] + 1
     moves = tuple(Move(Pixels(rows, width, width, image=i), into(output, shape, i)) for i in range(images))
     return copy(node, source, as_cube(output), moves, stride=stride)
 
@@ -161,7 +153,7 @@ def thinned(
         left_y, left_x = (math.prod(part[turn + 1 :]) for part in parts)
         between = (images, (height - 1) * left_y + 1, (width - 1) * left_x + 1, channels)
         written = output if turn + 1 == turns else part_of_output(node, first + turn, between)
-        layers.append(cropped(node, feature, written, between, soc, (stride_y, stride_x)))
+        layers.append(cropped(node, feature, written, between, (stride_y, stride_x)))
         feature = written
     return layers
 

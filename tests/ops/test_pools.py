@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
+from comparison import compare
 from tflite_writer import Builder, write
-
-from benchmarks.harness import infer
 
 Interpreters = Callable[..., Any]
 KERNELS = ("rocket", "rknpu")  # the second hears of the end of a pooling task
@@ -32,21 +30,6 @@ MAXIMA = [
     ((1, 16, 16, 16), (16, 16), (1, 1), "SAME"),
     ((1, 4, 5, 1024), (2, 2), (1, 1), "SAME"),
 ]
-
-
-def compare(content: bytes, plain: Any, npu: Any, largest: int, rounds: int = 2) -> None:
-    """All on the NPU, and no output further than ``largest`` from TFLite's."""
-    assert len(npu._get_ops_details()) == len(plain._get_ops_details()) + 1, "not on the NPU"
-    rng = np.random.default_rng(len(content))
-    for index in range(rounds):
-        values = []
-        for detail in plain.get_input_details():
-            info = np.iinfo(detail["dtype"])
-            low = info.min if index else info.max - 3  # once near the end of the range
-            values.append(rng.integers(low, info.max + 1, detail["shape"]).astype(detail["dtype"]))
-        for got, expected in zip(infer(npu, values), infer(plain, values), strict=True):
-            assert got.shape == expected.shape
-            assert np.abs(got.astype(int) - expected.astype(int)).max() <= largest
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
@@ -136,9 +119,10 @@ def test_reductions(
     op: str, shape: tuple[int, ...], axes: tuple[int, ...], keep: bool, dtype: str,
     reference_interpreter: Interpreters, npu_interpreter: Interpreters,
 ) -> None:  # fmt: skip
-    if (op, dtype) == ("SUM", "int8"):
-        pytest.skip("the reference kernels take int8 for uint8")
     content = reduction(op, shape, dtype, axes, keep, 0.7 if op == "MEAN" else 3.0)
+    if (op, dtype) == ("SUM", "int8"):  # the reference kernels take int8 for uint8
+        assert len(npu_interpreter(content)._get_ops_details()) == 1
+        return
     plain = reference_interpreter(content)
     for forms in ("auto", "never"):
         compare(content, plain, npu_interpreter(content, unproven=forms), op in ("MEAN", "SUM"))
