@@ -92,15 +92,15 @@ def is_positive(node: Node, names: tuple[str, ...], most: int) -> bool:
 
 
 def strides_fit(node: Node, target: Target) -> bool:
-    return geometry.strides_exist(trimmed(node), target.soc)
+    return geometry.strides_exist(trimmed(node, target.soc), target.soc)
 
 
 def kernel_fits(node: Node, target: Target) -> bool:
-    return all(size <= target.soc.largest_kernel for size in weight_of(trimmed(node)).shape[1:3])
+    return all(size <= target.soc.largest_kernel for size in weight_of(trimmed(node, target.soc)).shape[1:3])
 
 
 def padding_fits(node: Node, target: Target) -> bool:
-    return geometry.padding_exists(trimmed(node), target.soc)
+    return geometry.padding_exists(trimmed(node, target.soc), target.soc)
 
 
 def output_is_computed(node: Node, target: Target) -> bool:
@@ -368,7 +368,7 @@ def direct(node: Node, target: Target) -> list[Convolution]:
         *CONVERTER_RULES,
         Rule(
             "one kernel is at most 32 KiB, over the channels of as many groups as begin 32 kernels and 16 channels",
-            lambda node, target: kernel_is_small(trimmed(node), channels_of_run(node, target), target),
+            lambda node, target: kernel_is_small(trimmed(node, target.soc), channels_of_run(node, target), target),
         ),
         Rule("weights are at most 16 MiB with those of other groups, which are 0", run_is_small),
         Rule(CBUF_TEXT, lambda node, target: direct_fits(node, channels_of_run(node, target), target)),

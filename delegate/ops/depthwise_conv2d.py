@@ -32,7 +32,7 @@ def kernel_is_small(node: Node, target: Target) -> bool:
     """A depthwise group always fits; with a multiplier a kernel spans all input channels."""
     feature = node.inputs[0]
     assert feature is not None
-    _, height, width, _ = weight_of(trimmed(node)).shape
+    _, height, width, _ = weight_of(trimmed(node, target.soc)).shape
     channels = (
         target.soc.depthwise_group
         if node.params["depth_multiplier"] == 1

@@ -65,13 +65,23 @@ def touching(size: int, taps: int, stride: int, dilation: int, before: int, exte
     return range(first, met[-1] + 1 if met else 1)
 
 
-def trimmed(node: Node) -> Node:
-    """The node with explicit padding, without taps that never meet the input; strides between single windows are 1."""
+def explicit(node: Node, soc: Soc) -> Node:
+    """The node with padding in pixels; a stride that registers have not is 1 where it is between single windows."""
+    stride = [
+        step if extent > 1 or step <= soc.largest_stride else 1
+        for step, extent in zip(node.params["stride"], node.outputs[0].shape[1:3], strict=True)
+    ]
+    return replace(node, params={**node.params, "stride": tuple(stride), "padding": padding_pixels(node)})
+
+
+def trimmed(node: Node, soc: Soc) -> Node:
+    """The node with padding in pixels; where registers have no room, without the taps that never meet the input."""
+    node = explicit(node, soc)
     feature, weight = feature_and_weight(node)
-    before = padding_pixels(node)[::2]
+    if not needs_memory(node, soc) and max(weight.shape[1:3]) <= soc.largest_kernel:
+        return node
+    before, stride, dilation = padding_pixels(node)[::2], node.params["stride"], list(node.params["dilation"])
     extents, sizes = node.outputs[0].shape[1:3], feature.shape[1:3]
-    stride = [step if extent > 1 else 1 for step, extent in zip(node.params["stride"], extents, strict=True)]
-    dilation = list(node.params["dilation"])
     rows, columns = (
         touching(sizes[i], weight.shape[1 + i], stride[i], dilation[i], before[i], extents[i]) for i in (0, 1)
     )
@@ -83,9 +93,8 @@ def trimmed(node: Node) -> Node:
         dilation[i] = dilation[i] if len(taps) > 1 else 1
         reach = (extents[i] - 1) * stride[i] + spanned(len(taps), dilation[i])
         sides += [first, max(0, reach - first - sizes[i])]
-    params = {**node.params, "stride": tuple(stride), "dilation": tuple(dilation), "padding": tuple(sides)}
     inputs = (feature, replace(weight, shape=data.shape, data=data), *node.inputs[2:])
-    return replace(node, inputs=inputs, params=params)
+    return replace(node, inputs=inputs, params={**node.params, "dilation": tuple(dilation), "padding": tuple(sides)})
 
 
 def needs_memory(node: Node, soc: Soc) -> bool:
@@ -110,7 +119,7 @@ def padding_exists(node: Node, soc: Soc) -> bool:
 
 def prepared(node: Node, soc: Soc) -> tuple[list[Convolution], Node]:
     """(layers that pad the input, the trimmed node, which reads what they write and has the padding of registers)."""
-    node = trimmed(node)
+    node = trimmed(node, soc)
     feature, _ = feature_and_weight(node)
     if not needs_memory(node, soc):
         return [], node
