@@ -37,6 +37,7 @@ from delegate.ops.rules import (
     SAME_DTYPE,
     SAME_QUANTIZATION,
     SCALES_POSITIVE,
+    WINDOW_SIZES,
 )
 from delegate.requantize import clamped, quotient
 
@@ -263,10 +264,6 @@ def unclamped(node: Node, output: Tensor, activation: str, target: Target) -> li
     return [*layers, *thinned(node, part, output, windows.shape, left, 3, soc)]
 
 
-def sizes_are_positive(node: Node, target: Target) -> bool:
-    return bool(min(*node.params["filter"], *node.params["stride"]) >= 1)
-
-
 def output_is_computed(node: Node, target: Target) -> bool:
     shape = windows_of(node).shape
     return min(shape) >= 1 and holds(node.outputs[0], shape)
@@ -354,7 +351,7 @@ LATER_RULES = [
         SAME_QUANTIZATION,
         ACTIVATION,
         PADDING_KNOWN,
-        Rule("window and stride are at least 1", sizes_are_positive),
+        WINDOW_SIZES,
         Rule(BS_CLAMP_TEXT, clamp_is_allowed),
         *LATER_RULES,
     ],

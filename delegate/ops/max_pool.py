@@ -43,6 +43,7 @@ from delegate.ops.rules import (
     SAME_DTYPE,
     SAME_QUANTIZATION,
     SCALES_POSITIVE,
+    WINDOW_SIZES,
 )
 
 LARGEST_WINDOW = 16  # of the pooling unit, its strides too (S-135)
@@ -109,10 +110,6 @@ def activation_limits(node: Node) -> tuple[int, int]:
 
 def is_limited(node: Node) -> bool:
     return activation_limits(node) != (quantize.INT8_LOW, quantize.INT8_HIGH)
-
-
-def sizes_are_positive(node: Node, target: Target) -> bool:
-    return bool(min(*node.params["filter"], *node.params["stride"]) >= 1)
 
 
 def output_is_computed(node: Node, target: Target) -> bool:
@@ -234,7 +231,7 @@ LATER_RULES = [
         SAME_QUANTIZATION,
         ACTIVATION,
         PADDING_KNOWN,
-        Rule("window and stride are at least 1", sizes_are_positive),
+        WINDOW_SIZES,
         *LATER_RULES,
         Rule(BS_CLAMP_TEXT, clamp_is_allowed),
         Rule("BS can express the clamp", clamp_exists),

@@ -71,6 +71,13 @@ SAME_DTYPE = Rule("inputs and output have one dtype", lambda node, target: same_
 
 
 PADDING_KNOWN = Rule("padding is SAME or VALID", lambda node, target: node.params["padding"] in ("SAME", "VALID"))
+WINDOW_SIZES = Rule(
+    "window and stride are at least 1, and the window at most 2047 x 2047",
+    lambda node, target: (
+        min(*node.params["filter"], *node.params["stride"]) >= 1
+        and max(node.params["filter"]) <= min(target.soc.largest_height, target.soc.largest_width)
+    ),
+)
 ONE_FEATURE = Rule(
     "the first input alone is computed and there is one output",
     lambda node, target: (
