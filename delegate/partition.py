@@ -21,6 +21,8 @@ def refusals(node: Node, graph: Graph, target: Target) -> tuple[str, ...]:
     operator = OPERATORS.get(node.op)
     if operator is None:
         return (f"operator {node.op} is not supported",)
+    if not node.inputs or not node.outputs:
+        return ("the node has no inputs or no outputs",)
     for rule in operator.rules:
         if not rule.holds(node, target):
             return (f"not so that {rule.text}",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -133,10 +134,8 @@ def refused_or_compiled(node: Node, target: Target) -> bool:
     graph = alone(node)
     if refusals(node, graph, target):
         return True
-    try:
+    with contextlib.suppress(CompileError):
         compile_graph(graph, target)
-    except CompileError:
-        pass
     return False
 
 
