@@ -21,7 +21,7 @@ from delegate.ops import OPERATORS
 from delegate.partition import refusals
 from delegate.tflite import read_graph
 
-ROUNDS = 20  # corruptions of every node
+ROUNDS = 60  # corruptions of every node
 Random = np.random.Generator
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from comparison import compare
 from tflite_writer import Builder, write
@@ -143,3 +144,22 @@ def test_means(
     content = reduction("MEAN", shape, dtype, axes, keep, ratio)
     for forms in ("auto", "never"):
         compare(content, reference_interpreter(content), npu_interpreter(content, unproven=forms), 1)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_pools(seed: int, reference_interpreter: Interpreters, npu_interpreter: Interpreters) -> None:
+    """Whatever is taken is exact; windows beyond a kernel, which are within 1, are above."""
+    rng = np.random.default_rng(seed)
+    op, dtype = rng.choice(["MAX_POOL_2D", "AVERAGE_POOL_2D"]), str(rng.choice(["int8", "uint8"]))
+    height, width = (int(n) for n in np.exp(rng.uniform(0, np.log(80), 2)).round())
+    channels, images = int(np.exp(rng.uniform(0, np.log(200))).round()), int(rng.integers(1, 4))
+    padding = str(rng.choice(["SAME", "VALID"]))
+    window = [int(rng.integers(1, min(size, 7 if padding == "SAME" else 20) + 1)) for size in (height, width)]
+    stride, activation = (int(n) for n in rng.integers(1, 8, 2)), str(rng.choice(["NONE", "RELU", "RELU6"]))
+    builder = Builder()
+    info = np.iinfo(dtype)
+    source = builder.tensor((images, height, width, channels), dtype, 0.03, int(rng.integers(info.min, info.max + 1)))
+    pooled = builder.pool(source, op, (window[0], window[1]), tuple(stride), padding, activation)  # type: ignore[arg-type]
+    content = write(builder.finish([source], [pooled]))
+    for kernel in KERNELS:
+        compare(content, reference_interpreter(content), npu_interpreter(content, kernel=kernel), 0, rounds=1)
