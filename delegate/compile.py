@@ -38,6 +38,7 @@ from delegate.ir import (
 )
 from delegate.memory import Allocation, Cube, Views, allocate, port
 from delegate.ops import OPERATORS
+from delegate.place import place
 from delegate.quantize import to_int8, zero_point
 from delegate.requantize import plain
 from delegate.tile import Operands, tile, tile_elementwise, tile_pooling
@@ -52,8 +53,7 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
     wrote, which the hardware book doubts (C-4). Raises CompileError.
     """
     soc = target.soc
-    lowered, views = lower(graph, target)
-    layers = separate(fuse_additions(lowered, graph, views, soc), views, first_free=max(graph.tensors) + 1)
+    layers, views = layers_of(graph, target)
     if not layers:
         raise CompileError("a partition of aliases alone has nothing to compute")
     memory = allocate(graph, layers, views, soc, FIRST_CUBES)
@@ -80,6 +80,13 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
     )
 
 
+def layers_of(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
+    """(what runs on the NPU, in order, which tensors lie in the memory of others); raises CompileError."""
+    placed, views = place(*lower(graph, target), graph, target.soc)
+    fused = fuse_additions(placed, graph, views, target.soc)
+    return separate(fused, views, first_free=max(graph.tensors) + 1, soc=target.soc), views
+
+
 def lower(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
     """(layers of all nodes in order, which tensors lie in the memory of others).
 
@@ -98,8 +105,8 @@ def lower(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
     return layers, Views(views)
 
 
-def separate(layers: Sequence[AnyLayer], views: Views, first_free: int) -> list[AnyLayer]:
-    """Puts a copy before a layer that reads two cubes as one where one of them already has another neighbour.
+def separate(layers: Sequence[AnyLayer], views: Views, first_free: int, soc: Soc) -> list[AnyLayer]:
+    """Puts a copy before a layer that reads cubes as one where one of them already has another neighbour or is there.
 
     So never more than two tensors have to lie behind each other, and what such a layer reads has a known bound. A
     tensor inside another is copied as well. ``first_free``: number of the first new tensor.
@@ -112,8 +119,8 @@ def separate(layers: Sequence[AnyLayer], views: Views, first_free: int) -> list[
             continue
         inputs = list(layer.inputs)
         for position, tensor in enumerate(inputs):
-            root = views.root(tensor)
-            if root.tensor.index in partnered or not root.at_start:
+            twice = views.root(tensor).tensor.index in [views.root(other).tensor.index for other in inputs[:position]]
+            if twice or views.root(tensor).tensor.index in partnered or not views.stands_alone(tensor, soc):
                 inputs[position] = replace(tensor, index=first_free, name=f"copy of {tensor.name}")
                 result.append(copy_layer(layer, tensor, inputs[position]))
                 first_free += 1
@@ -138,6 +145,7 @@ def copy_layer(reader: Convolution, tensor: Tensor, copy: Tensor) -> Convolution
         accumulator_scale=float(tensor.quant.scale[0]) / one,
         dilation=(1, 1),
         addend=None,
+        moves=(),
     )
 
 
@@ -302,19 +310,24 @@ def chains(
 ) -> tuple[range, ...]:
     """Ranges of tasks for Job.chains: a new one begins where a task may read too early what one of its range wrote.
 
-    A task of the PPU ends a range before it and behind it: only one kind of interrupt ends a chain (S-196).
+    A task of the PPU ends a range before it and behind it: only one kind of interrupt ends a chain (S-196). A range has
+    the lookup tables of one layer, for only the first that are loaded in a chain take effect (S-218).
     """
     result: list[range] = []
     start = 0
     wrote: set[int] = set()
     pooled = False
+    looked_up: AnyLayer | None = None  # the layer whose tables the range has loaded
     for index, task in enumerate(tasks):
         layer = layers[task.layer]
         depends = not full and any(views.root(tensor).tensor.index in wrote for tensor in read_early(layer))
         pools = isinstance(layer, Pooling)
-        if index > start and (depends or index - start == limit or pools != pooled):
+        has_table = isinstance(layer, Elementwise) and layer.table is not None
+        reloads = has_table and looked_up not in (None, layer)
+        if index > start and (depends or index - start == limit or pools != pooled or reloads):
             result.append(range(start, index))
-            start, wrote = index, set()
+            start, wrote, looked_up = index, set(), None
         wrote.add(views.root(layer.output).tensor.index)
         pooled = pools
+        looked_up = layer if has_table else looked_up
     return (*result, range(start, len(tasks)))

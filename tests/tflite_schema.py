@@ -61,6 +61,7 @@ TABLES = {
     "QUANTIZE": ("QuantizeOptions", 1),
     "RELU": ("", 2),
     "RELU6": ("", 2),
+    "RELU_0_TO_1": ("", 1),
     "RELU_N1_TO_1": ("", 1),
     "RESHAPE": ("ReshapeOptions", 1),
     "RESIZE_BILINEAR": ("ResizeBilinearOptions", 2),
@@ -80,6 +81,7 @@ TABLES = {
     "STRIDED_SLICE": ("StridedSliceOptions", 2),
     "SUB": ("SubOptions", 2),
     "TANH": ("", 2),
+    "TRANSPOSE": ("TransposeOptions", 2),
     "TRANSPOSE_CONV": ("TransposeConvOptions", 2),
     "UNPACK": ("UnpackOptions", 2),
 }

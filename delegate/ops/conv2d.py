@@ -33,6 +33,11 @@ from delegate.ops.rules import (
 from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
 
 
+def is_depthwise(node: Node) -> bool:
+    """Whether each channel has a kernel of its own; a product by a constant is lowered as such a node."""
+    return node.op in ("DEPTHWISE_CONV_2D", "MUL")
+
+
 def weight_of(node: Node) -> Tensor:
     """The weight tensor; rules that run first make sure that it is there."""
     tensor = node.inputs[1]
@@ -58,7 +63,7 @@ def bias_data(node: Node) -> npt.NDArray[np.int64]:
 def accumulator_bound(node: Node) -> int:
     """A bound of |accumulator| over all inputs and weights, from the sizes alone."""
     _, height, width, channels = weight_of(node).shape
-    taps = height * width * (1 if node.op == "DEPTHWISE_CONV_2D" else channels)
+    taps = height * width * (1 if is_depthwise(node) else channels)
     return taps * 255 * 255 + int(np.abs(bias_data(node)).max(initial=0))
 
 
@@ -66,7 +71,7 @@ def channels_of(node: Node) -> Channels:
     """Factors, bias and reach of each output channel; raises CompileError where the bias leaves 32 bits."""
     feature, weight = node.inputs[0], weight_of(node)
     assert feature is not None and feature.quant is not None and weight.quant is not None
-    depthwise = node.op == "DEPTHWISE_CONV_2D"
+    depthwise = is_depthwise(node)
     point = quantize.zero_point(weight.quant, weight.dtype)
     data = weight_data(node)
     magnitudes = np.abs(data.astype(np.int16) - np.int16(point))
@@ -77,14 +82,10 @@ def channels_of(node: Node) -> Channels:
 
 
 def input_and_constants(node: Node, target: Target) -> bool:
-    """The first input alone is computed; constants have the shape that they say."""
+    """The first input alone is computed."""
     if len(node.inputs) not in (2, 3) or len(node.outputs) != 1 or node.inputs[0] is None or node.inputs[1] is None:
         return False
-    constants = [tensor for tensor in node.inputs[1:] if tensor is not None]
-    return computed_inputs(node) == [node.inputs[0]] and all(
-        tensor.data is not None and tensor.data.shape == tensor.shape and str(tensor.data.dtype) == tensor.dtype
-        for tensor in constants
-    )
+    return computed_inputs(node) == [node.inputs[0]]
 
 
 def is_positive(node: Node, names: tuple[str, ...], most: int) -> bool:
@@ -156,11 +157,9 @@ def clamp_is_allowed(node: Node, target: Target) -> bool:
 def weights_are_quantized(node: Node, target: Target) -> bool:
     """One scale, or one a channel of the output; one zero point."""
     weight = weight_of(node)
-    if weight.dtype not in ("int8", "uint8") or weight.quant is None or not weight.quant.scale.size:
+    if weight.dtype not in ("int8", "uint8") or weight.quant is None or not zero_points_fit(weight):
         return False
-    if weight.quant.zero_point.size not in (1, weight.quant.scale.size) or not zero_points_fit(weight):
-        return False
-    axis = 3 if node.op == "DEPTHWISE_CONV_2D" else 0
+    axis = 3 if is_depthwise(node) else 0
     channels = weight.shape[axis] if len(weight.shape) == 4 else 0
     per_channel = weight.quant.scale.size == channels and weight.quant.axis == axis
     one_zero_point = bool((weight.quant.zero_point == weight.quant.zero_point[0]).all())
@@ -172,7 +171,7 @@ LARGEST_PARTS = 4  # classes of channel scales, a layer each
 CBUF_TEXT = "the input rows of one window and 32 kernels (64 channels, depthwise) fit the CBUF of 384 KiB"
 
 CONVOLUTION_RULES = [
-    Rule("input is computed; weights and bias are constants of the shape that they say", input_and_constants),
+    Rule("input is computed; weights and bias are constants", input_and_constants),
     FEATURES_8_BIT,
     SAME_DTYPE,
     IMAGES,
@@ -241,6 +240,8 @@ def channel_factors(node: Node) -> npt.NDArray[np.float64]:
     feature, weight, output = node.inputs[0], weight_of(node), node.outputs[0]
     assert feature is not None and feature.quant is not None and weight.quant is not None and output.quant is not None
     scale_in, scales = feature.quant.scale[0], weight.quant.scale
+    if node.op == "MUL":
+        return np.full(output.shape[3], quantize.product_factor(feature.quant, weight.quant, output.quant))
     single = feature.dtype == "uint8" or (node.op == "FULLY_CONNECTED" and scales.size == 1)
     product = (scale_in * scales).astype(np.float64) if single else float(scale_in) * scales.astype(np.float64)
     return np.broadcast_to(product / float(output.quant.scale[0]), (output.shape[3],))
@@ -269,7 +270,7 @@ def converter_of(node: Node, channels: Channels, used: npt.NDArray[np.bool_], ta
 
 def group_of(node: Node, target: Target) -> int:
     """Channels that the writer cannot separate."""
-    depthwise = node.op == "DEPTHWISE_CONV_2D" and node.params["depth_multiplier"] == 1
+    depthwise = is_depthwise(node) and node.params["depth_multiplier"] == 1
     return target.soc.depthwise_group if depthwise else target.soc.kernel_group
 
 

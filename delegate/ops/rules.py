@@ -7,10 +7,11 @@ import math
 import numpy as np
 
 from delegate.hw.soc import Target
-from delegate.ir import Node, Tensor
+from delegate.ir import Node, Tensor, as_cube
 from delegate.ops import Rule
+from delegate.quantize import ACTIVATION_RANGES
 
-ACTIVATIONS = ("NONE", "RELU", "RELU6")
+ACTIVATIONS = tuple(ACTIVATION_RANGES)
 
 
 def computed_inputs(node: Node) -> list[Tensor]:
@@ -28,7 +29,7 @@ def is_quantized_per_tensor(tensor: Tensor | None) -> bool:
         tensor is not None
         and tensor.dtype in ("int8", "uint8")
         and tensor.quant is not None
-        and tensor.quant.scale.size == tensor.quant.zero_point.size == 1
+        and tensor.quant.scale.size == 1
         and zero_points_fit(tensor)
     )
 
@@ -63,6 +64,16 @@ SCALES_POSITIVE = Rule(
         tensor.quant is not None
         and float(tensor.quant.scale.min()) > 0
         and float(tensor.quant.scale.max()) < float("inf")
+        for tensor in [*node.inputs, *node.outputs]
+        if tensor is not None and tensor.dtype in ("int8", "uint8")
+    ),
+)
+ZERO_POINTS = Rule(
+    "zero points are numbers of the tensors' types",
+    lambda node, target: all(
+        tensor.quant is not None
+        and np.iinfo(tensor.dtype).min <= int(tensor.quant.zero_point.min())
+        and int(tensor.quant.zero_point.max()) <= np.iinfo(tensor.dtype).max
         for tensor in [*node.inputs, *node.outputs]
         if tensor is not None and tensor.dtype in ("int8", "uint8")
     ),
@@ -135,6 +146,26 @@ INPUT_IMAGES = Rule(
         and t.shape[3] <= target.soc.largest_channels
         for t in computed_inputs(node)
     ),
+)
+
+
+def keeps_its_shape(node: Node, target: Target) -> bool:
+    """Input and output have one shape that can be seen as images or rows, within the chip's extents."""
+    source, soc = node.inputs[0], target.soc
+    assert source is not None
+    if len(source.shape) not in (1, 2, 3, 4) or min(source.shape) < 1 or source.shape != node.outputs[0].shape:
+        return False
+    _, height, width, channels = as_cube(source).shape
+    return height <= soc.largest_height and width <= soc.largest_width and channels <= soc.largest_channels
+
+
+ONE_INPUT = Rule(
+    "the input is computed",
+    lambda node, target: len(computed_inputs(node)) == 1 == len(node.inputs) and len(node.outputs) == 1,
+)
+SAME_SHAPE = Rule(
+    "input and output have one shape of one to four dimensions, none of them 0, within the chip's extents",
+    keeps_its_shape,
 )
 ACTIVATION = Rule(
     f"fused activation is one of {', '.join(ACTIVATIONS)}",

@@ -183,7 +183,7 @@ def test_refusals_name_their_reason() -> None:
     assert "converter" in refusal(changed(node, output=replace(output, quant=quant(1e-9))))
     short = replace(bias, shape=(31,), data=np.zeros(31, np.int32))
     assert "bias is int32 with one number" in refusal(changed(node, bias=short))
-    assert "shape that they say" in refusal(changed(node, bias=replace(bias, data=short.data)))
+    assert "what they say" in refusal(changed(node, bias=replace(bias, data=short.data)))
     assert "bias is int32" in refusal(changed(node, bias=replace(bias, dtype="int64", data=np.zeros(32, np.int64))))
     big, _ = convolution(1, feature(0, 8, 8, 3648), 32, (3, 3))
     assert "32 KiB" in refusal(big)

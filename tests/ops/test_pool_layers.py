@@ -86,5 +86,5 @@ def test_refusals_of_means() -> None:
     assert "1.9 times" in refusal(fine, EVERY_FORM)
     for wrong in ([0, 1], [1, 1], [1, 4], []):
         data = np.array(wrong, np.int32)
-        assert "axes" in refusal(replace(node, inputs=(source, replace(axes, data=data))), EVERY_FORM)
+        assert "axes" in refusal(replace(node, inputs=(source, replace(axes, shape=data.shape, data=data))), EVERY_FORM)
     assert "computed" in refusal(replace(node, inputs=(source, replace(axes, data=None))), EVERY_FORM)
