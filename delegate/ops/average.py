@@ -334,8 +334,6 @@ LATER_RULES = [
         windows_fit,
     ),
     Rule("a stride is at most 7 or, without padding, a product of such", strides_exist),
-    Rule("windows that the border cuts are of at most 64 kinds and places", few_rectangles),
-    Rule(f"no window leaves the input at its sides, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", forms_allow),
     Rule("input scale is below 1.9 times the output's where averages are averaged", errors_are_small),
     Rule("BS and the output converter can express the division and the clamp", converter_exists),
     Rule(CBUF_TEXT, cbuf_fits),
@@ -353,6 +351,8 @@ LATER_RULES = [
         PADDING_KNOWN,
         WINDOW_SIZES,
         Rule(BS_CLAMP_TEXT, clamp_is_allowed),
+        Rule("windows that the border cuts are of at most 64 kinds and places", few_rectangles),
+        Rule(f"no window leaves the input at its sides, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", forms_allow),
         *LATER_RULES,
     ],
 )
