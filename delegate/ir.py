@@ -215,6 +215,7 @@ class Elementwise:
     main_shift: int = 0
     operation: Literal["max", "min", "add", "subtract", "multiply"] | None = None
     operand: Tensor | None = None  # of main's shape, or (1, 1, 1, channels) for all pixels; may be a constant
+    operand_first: int = 0  # pixel of the operand that meets main's first; behind its last lies what nobody looks at
     operand_offset: int = 0
     operand_multiplier: int = 1  # signed 16 bits
     table: npt.NDArray[np.int16] | None = None  # (2, 513): below 0, from 0 on

@@ -10,7 +10,7 @@ from delegate.errors import CompileError
 from delegate.hw.layout import align, divide_up, surface_rows
 from delegate.hw.soc import Soc
 from delegate.hw.task import Buffer, Place, Port, Role
-from delegate.ir import AnyLayer, Convolution, Graph, Tensor, View, as_cube
+from delegate.ir import AnyLayer, Convolution, Elementwise, Graph, Tensor, View, as_cube
 
 ALIGNMENT = 64  # bytes; start of a cube
 
@@ -157,6 +157,16 @@ def blocks_of(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc) 
     return sorted({id(block): block for block in block_of.values()}.values(), key=lambda block: block.first)
 
 
+def read_beyond(layers: Sequence[AnyLayer], views: Views, soc: Soc) -> dict[int, int]:
+    """Bytes behind the end of tensors with memory of their own that layers read, which take them from a later pixel."""
+    found: dict[int, int] = {}
+    for layer in layers:
+        if isinstance(layer, Elementwise) and layer.operand is not None and layer.operand_first:
+            index = views.root(layer.operand).tensor.index
+            found[index] = max(found.get(index, 0), layer.operand_first * soc.atom_bytes)
+    return found
+
+
 def merge(block_of: dict[int, Block], a: Tensor, b: Tensor) -> None:
     """Puts the blocks of two tensors together."""
     kept, gone = block_of[a.index], block_of[b.index]
@@ -203,6 +213,7 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
     buffers: list[Buffer] = []
     inner: list[Block] = []
     surfaces = surfaces_of_roots(graph, layers, views, soc)
+    beyond = read_beyond(layers, views, soc)
 
     def image_bytes(block: Block) -> int:
         return block.pitch * sum(surfaces[tensor.index] for tensor in block.tensors)
@@ -218,6 +229,7 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
         block.size = images * image_bytes(block)
         # a layer may read a line group from a view's last row on
         block.size += (soc.line_group - 1) * views.widest_row * soc.atom_bytes
+        block.size += max(beyond.get(tensor.index, 0) for tensor in block.tensors)
         if block.first >= 0 and block.last < len(layers):
             inner.append(block)
             continue

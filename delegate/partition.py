@@ -49,9 +49,25 @@ EVERYTHING = Selection()
 Refusals = dict[int, Refusal | None]  # by index of the node; None for one that is accepted
 
 
+def is_complete(node: Node, target: Target) -> bool:
+    """What the rules of all operators rely on; a damaged model may have other nodes."""
+    tensors = [tensor for tensor in (*node.inputs, *node.outputs) if tensor is not None]
+    constants = [(tensor, tensor.data) for tensor in tensors if tensor.data is not None]
+    quants = [tensor.quant for tensor in tensors if tensor.quant is not None]
+    whole = all(data.shape == tensor.shape and str(data.dtype) == tensor.dtype for tensor, data in constants)
+    scaled = all(quant.scale.size and quant.zero_point.size in (1, quant.scale.size) for quant in quants)
+    return whole and scaled and bool(node.inputs) and bool(node.outputs)
+
+
+COMPLETE = Rule(
+    "there are inputs and outputs, and what they say of their data, scales and zero points is so", is_complete
+)
+
+
 def broken_rule(node: Node, target: Target) -> Rule | None:
     """The first rule that a node of a supported operator breaks; later ones rely on it."""
-    return next((rule for rule in OPERATORS[node.op].rules if not rule.holds(node, target)), None)
+    rules = (COMPLETE, *OPERATORS[node.op].rules)
+    return next((rule for rule in rules if not rule.holds(node, target)), None)
 
 
 def refusal(node: Node, target: Target) -> Refusal | None:

@@ -271,7 +271,10 @@ def tile_elementwise(layer: Elementwise, main: Cube, operand: Cube | None, outpu
             channels=align(channels, soc.atom_bytes),
             main=main.image(image),
             main_surface=main.surface_bytes // soc.atom_bytes,
-            operand=operand.image(image if layer.operand and layer.operand.shape[0] > 1 else 0) if operand else None,
+            operand=operand.image(image if layer.operand and layer.operand.shape[0] > 1 else 0)
+            + layer.operand_first * soc.atom_bytes
+            if operand
+            else None,
             operand_surface=operand.surface_bytes // soc.atom_bytes if operand else 0,
             output=output.image(image),
             output_surface=output.surface_bytes // soc.atom_bytes,

@@ -1,207 +1,390 @@
-"""AVERAGE_POOL_2D and MEAN over height and width: depthwise convolutions with weights of 1.
+"""AVERAGE_POOL_2D, MEAN and SUM: convolutions with weights of 1, depthwise unless channels are averaged.
 
 The pooling unit averages too, but the mainline kernel never hears of its end (S-137), its rounding is not TFLite's
 (S-132), and its windows end at 16; a depthwise kernel goes to 31 and the division is a factor like any other.
+
+TFLite divides by the pixels inside the tensor, so windows that leave it are layers of their own, one for each size of
+what is inside. A window that no kernel has room for is averaged twice, the averages of its parts being rounded. Their
+average errs by at most half a step of the input, which in the output is that times the ratio of scales; the last
+rounding adds half a step, TFLite's own half a step the other way: while the ratio is below 2 that is less than 2 steps
+altogether, so that integers are within 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from delegate import quantize
 from delegate.errors import CompileError
-from delegate.hw.layout import fits_cbuf
-from delegate.hw.soc import NORM_SHIFT, Target
-from delegate.ir import Convolution, Node, Requantize, Tensor
+from delegate.hw.soc import NORM_SHIFT, PART_OF_ROW, ROW_SKIP, Soc, Target
+from delegate.ir import Convolution, Move, Node, Pixels, Requantize, Tensor, as_cube
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import BS_CLAMP_TEXT, CBUF_TEXT, clamp_is_allowed, same_padding
+from delegate.ops.conv2d import BS_CLAMP_TEXT, CBUF_TEXT, clamp_is_allowed
+from delegate.ops.copies import copy, needs_forms
+from delegate.ops.geometry import same_padding
+from delegate.ops.parts import Shape, factors, holds, into, layer_fits, limited, part_of_output, reduced_axes, thinned
 from delegate.ops.rules import (
     ACTIVATION,
     EXTENT,
     FEATURES_8_BIT,
     IMAGES,
+    INPUT_IMAGES,
+    ONE_FEATURE,
+    PADDING_KNOWN,
+    ROOM,
     SAME_DTYPE,
     SAME_QUANTIZATION,
     SCALES_POSITIVE,
-    computed_inputs,
+    WINDOW_SIZES,
 )
 from delegate.requantize import clamped, quotient
 
+MOST_RECTANGLES = 64  # of outputs with as many pixels inside, each a task
+LARGEST_RATIO = 1.9  # of scales, where averages are averaged
 
-def window(node: Node) -> tuple[int, int]:
-    """Height and width of what is averaged."""
+
+@dataclass(frozen=True)
+class Span:
+    """Outputs along one axis that average as many pixels; the windows of several lie a stride apart."""
+
+    outputs: range
+    first: int  # pixel of the first window
+    taps: int
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What is averaged, and the results' four dimensions; a stride between windows of which there is one is 1."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    before: tuple[int, int]  # pixels of padding: top, left
+    shape: Shape
+    channels: bool  # whether they are averaged too
+
+
+def windows_of(node: Node) -> Windows:
+    """The windows of a node whose output's shape follows from them."""
     feature = node.inputs[0]
     assert feature is not None
-    if node.op == "MEAN":
-        return feature.shape[1], feature.shape[2]
-    height, width = node.params["filter"]
-    return height, width
+    images, *sizes, channels = feature.shape
+    if node.op != "AVERAGE_POOL_2D":
+        axes = reduced_axes(node) or ()
+        kernel = tuple(size if axis in axes else 1 for axis, size in enumerate(sizes, 1))
+        extents = [1 if axis in axes else size for axis, size in enumerate(sizes, 1)]
+        shape = (images, *extents, 1 if 3 in axes else channels)
+        return Windows((kernel[0], kernel[1]), (1, 1), (0, 0), shape, 3 in axes)
+    kernel, stride = node.params["filter"], node.params["stride"]
+    sides = [(0, 0), (0, 0)]
+    if node.params["padding"] == "SAME":
+        sides = [same_padding(*axis) for axis in zip(sizes, kernel, stride, strict=True)]
+    axes_of = zip(sizes, sides, kernel, stride, strict=True)
+    extents = [(size + sum(side) - taps) // step + 1 for size, side, taps, step in axes_of]
+    steps = [step if extent > 1 else 1 for step, extent in zip(stride, extents, strict=True)]
+    return Windows(kernel, (steps[0], steps[1]), (sides[0][0], sides[1][0]), (images, *extents, channels), False)
 
 
-def window_is_whole(node: Node, target: Target) -> bool:
-    """No window leaves the tensor: TFLite divides by the pixels inside, a convolution by a constant."""
-    feature = node.inputs[0]
-    assert feature is not None
-    if node.op == "MEAN" or node.params["padding"] == "VALID":
-        return True
-    sizes = zip(feature.shape[1:3], window(node), node.params["stride"], strict=True)
-    return all(same_padding(size, kernel, stride) == (0, 0) for size, kernel, stride in sizes)
+def spans(size: int, kernel: int, stride: int, before: int, extent: int) -> list[Span]:
+    """All outputs along an axis, those with a whole window together."""
+    result: list[Span] = []
+    for output in range(extent):
+        start = output * stride - before
+        first, stop = max(start, 0), min(start + kernel, size)
+        if result and stop - first == kernel == result[-1].taps:
+            result[-1] = replace(result[-1], outputs=range(result[-1].outputs.start, output + 1))
+        else:
+            result.append(Span(range(output, output + 1), first, stop - first))
+    return result
 
 
-def stride_of(node: Node) -> tuple[int, int]:
-    return (1, 1) if node.op == "MEAN" else node.params["stride"]
+def row_and_column_spans(feature: Tensor, windows: Windows) -> tuple[list[Span], list[Span]]:
+    """The spans along both axes."""
+    rows, columns = (
+        spans(feature.shape[1 + i], windows.kernel[i], windows.stride[i], windows.before[i], windows.shape[1 + i])
+        for i in (0, 1)
+    )
+    return rows, columns
 
 
-def strides_fit(node: Node, target: Target) -> bool:
-    """A stride between windows of which there is only one does not matter."""
-    extents = node.outputs[0].shape[1:3] if node.op != "MEAN" else (1, 1)
-    strides = zip(stride_of(node), extents, strict=True)
-    return all(stride >= 1 and (stride <= target.soc.largest_stride or extent == 1) for stride, extent in strides)
+def kernel_fits(kernel: tuple[int, int], soc: Soc) -> bool:
+    """Whether a depthwise kernel may be that large."""
+    return max(kernel) <= soc.largest_kernel and kernel[0] * kernel[1] * soc.depthwise_group <= soc.kernel_bytes_limit
 
 
-def averaged_output(node: Node) -> Tensor:
-    """The output with the four dimensions that MEAN may have dropped."""
-    output = node.outputs[0]
-    return output if len(output.shape) == 4 else replace(output, shape=(1, 1, 1, output.shape[-1]))
+def first_windows(windows: Windows, soc: Soc) -> tuple[int, int]:
+    """The windows whose averages are averaged then; 1 x 1 where one kernel has room for all.
+
+    The second windows are as large as can be: the roundings of many averages cancel out. Raises CompileError where the
+    windows are no multiple of any that would do.
+    """
+    if kernel_fits(windows.kernel, soc) or windows.channels:
+        return 1, 1
+    height, width = windows.kernel
+    found = [
+        (first_y, first_x)
+        for first_y in range(1, soc.largest_kernel + 1)
+        for first_x in range(1, soc.largest_kernel + 1)
+        if height % first_y == width % first_x == 0
+        and kernel_fits((first_y, first_x), soc)
+        and kernel_fits((height // first_y, width // first_x), soc)
+        and all(
+            step % first == 0 or extent == 1
+            for step, first, extent in zip(windows.stride, (first_y, first_x), windows.shape[1:3], strict=True)
+        )
+        and max(first_y, first_x) <= soc.largest_stride
+    ]
+    if not found or any(windows.before):
+        raise CompileError(f"a window of {height} x {width} pixels is not a window of windows up to 31 x 31")
+    return min(found, key=lambda first: first[0] * first[1])
 
 
-def output_is_computed(node: Node, target: Target) -> bool:
-    """TFLite's output extent is what the windows give."""
-    feature = node.inputs[0]
-    assert feature is not None
-    sizes = zip(feature.shape[1:3], window(node), stride_of(node), strict=True)
-    extents = [(size - kernel) // stride + 1 for size, kernel, stride in sizes]
-    return averaged_output(node).shape == (1, *extents, feature.shape[3])
+def rectangles(feature: Tensor, output: Tensor, windows: Windows) -> dict[tuple[int, int], tuple[Move, ...]]:
+    """For each size of windows the pixels that are read and written; () for whole images.
+
+    Whole rows are read where all windows of a row are as wide.
+    """
+    rows, columns = row_and_column_spans(feature, windows)
+    if len(rows) == len(columns) == 1 and as_cube(output).shape == windows.shape:
+        return {(rows[0].taps, columns[0].taps): ()}
+    width = feature.shape[2]
+    result: dict[tuple[int, int], tuple[Move, ...]] = {}
+    for image in range(windows.shape[0]):
+        whole = into(output, windows.shape, image)
+        for row in rows:
+            for column in columns:
+                read = (len(row.outputs) - 1) * windows.stride[0] + row.taps
+                across = (len(column.outputs) - 1) * windows.stride[1] + column.taps if len(columns) > 1 else width
+                first = row.outputs.start * whole.pitch + column.outputs.start
+                move = Move(
+                    Pixels(read, across, width, row.first * width + column.first, image),
+                    replace(whole, rows=len(row.outputs), width=len(column.outputs), first=whole.first + first),
+                )
+                result[row.taps, column.taps] = (*result.get((row.taps, column.taps), ()), move)
+    return result
 
 
-def kernel_fits(node: Node, target: Target) -> bool:
-    return min(window(node)) >= 1 and max(window(node)) <= target.soc.largest_kernel
-
-
-def kernel_is_small(node: Node, target: Target) -> bool:
-    height, width = window(node)
-    return height * width * target.soc.depthwise_group <= target.soc.kernel_bytes_limit
-
-
-def cbuf_fits(node: Node, target: Target) -> bool:
-    feature = node.inputs[0]
-    assert feature is not None
-    group = target.soc.depthwise_group
-    height, width = window(node)
-    return fits_cbuf(height, feature.shape[2], group, height * width * group, target.soc)
-
-
-def axes_are_height_and_width(node: Node, target: Target) -> bool:
-    axes = node.inputs[1] if len(node.inputs) == 2 else None
-    if axes is None or axes.data is None:
-        return False
-    return sorted(int(axis) % 4 for axis in np.asarray(axes.data).reshape(-1)) == [1, 2]
-
-
-def converter(node: Node, target: Target) -> Requantize:
-    """From the sum of a window to the output, clamps included; raises CompileError.
+def converter(node: Node, source: Tensor, output: Tensor, pixels: int, activation: str, target: Target) -> Requantize:
+    """From the sum of a window of so many numbers to the output, clamps included; raises CompileError.
 
     AVERAGE_POOL_2D rounds the average of the stored numbers, ties away from zero; MEAN that of their distance from the
     zero point.
     """
+    assert source.quant is not None and output.quant is not None
+    real = float(source.quant.scale[0]) / float(output.quant.scale[0]) / (1 if node.op == "SUM" else pixels)
+    stored = -quantize.domain_offset(output.dtype)
+    offset = stored if node.op == "AVERAGE_POOL_2D" else quantize.zero_point(output.quant, output.dtype)
+    run = quotient(real, pixels * 255, output.shape[-1], offset, NORM_SHIFT in target.forms)
+    return clamped(run, *quantize.activation_range(activation, output.quant, output.dtype))
+
+
+def clamps_afterwards(node: Node) -> bool:
+    """Whether the activation's low end is not what the averages are counted from, so that a copy has to clamp."""
+    output = node.outputs[0]
+    assert output.quant is not None
+    limits = quantize.activation_range(node.params.get("activation", "NONE"), output.quant, output.dtype)
+    counted_from = -quantize.domain_offset(output.dtype)
+    return limits not in ((quantize.INT8_LOW, quantize.INT8_HIGH), (counted_from, limits[1]))
+
+
+def averaged(
+    node: Node, source: Tensor, output: Tensor, windows: Windows, activation: str, target: Target
+) -> list[Convolution]:
+    """A layer for each size of windows: sum over the window of (in - zi), times 1 / (number of pixels)."""
+    assert source.quant is not None
+    point, channels = quantize.zero_point(source.quant, source.dtype), source.shape[3]
+    counted_from = -quantize.domain_offset(source.dtype) if node.op == "AVERAGE_POOL_2D" else point
+    layers: list[Convolution] = []
+    for (height, width), moves in rectangles(source, output, windows).items():
+        pixels = height * width * (channels if windows.channels else 1)
+        stride_y, stride_x = (
+            step if taps == whole else 1
+            for step, taps, whole in zip(windows.stride, (height, width), windows.kernel, strict=True)
+        )
+        cube = as_cube(output)
+        layers.append(
+            Convolution(
+                node=node.index,
+                operator=node.op,
+                inputs=(source,),
+                output=cube,
+                weight=np.ones((1, height, width, channels), np.int8),
+                weight_zero_point=0,
+                bias=np.full(cube.shape[3], -counted_from * pixels, np.int32),
+                input_zero_point=point,
+                stride=(stride_y, stride_x),
+                padding=(0, 0, 0, 0),
+                depthwise=not windows.channels,
+                requantize=(converter(node, source, cube, pixels, activation, target),),
+                accumulator_scale=float(source.quant.scale[0]),
+                moves=moves,
+            )
+        )
+    return layers
+
+
+def lower(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a node; raises CompileError where there are none."""
+    output, activation = node.outputs[0], node.params.get("activation", "NONE")
+    if not clamps_afterwards(node):
+        return unclamped(node, output, activation, target)
+    assert output.quant is not None
+    part, limits = part_of_output(node, 0), quantize.activation_range(activation, output.quant, output.dtype)
+    last = limited(copy(node, part, output), *limits, quantize.zero_point(output.quant, output.dtype))
+    return [*unclamped(node, part, "NONE", target), last]
+
+
+def unclamped(node: Node, output: Tensor, activation: str, target: Target) -> list[Convolution]:
+    """The layers that write the averages to a tensor; raises CompileError where there are none."""
+    feature, windows, soc = node.inputs[0], windows_of(node), target.soc
+    assert feature is not None
+    images, rows, columns, channels = windows.shape
+    first_y, first_x = first_windows(windows, soc)
+    layers: list[Convolution] = []
+    if (first_y, first_x) != (1, 1):
+        seen = [(n - 1) * s + k for n, s, k in zip((rows, columns), windows.stride, windows.kernel, strict=True)]
+        shape = (images, seen[0] // first_y, seen[1] // first_x, channels)
+        part = replace(part_of_output(node, 1, shape), quant=feature.quant)
+        firsts = Windows((first_y, first_x), (first_y, first_x), (0, 0), shape, False)
+        layers += averaged(node, feature, part, firsts, "NONE", target)
+        feature = part
+        stride = (max(windows.stride[0] // first_y, 1), max(windows.stride[1] // first_x, 1))
+        windows = replace(windows, kernel=(windows.kernel[0] // first_y, windows.kernel[1] // first_x), stride=stride)
+    steps = [factors(stride, soc) for stride in windows.stride]
+    if len(steps[0]) == len(steps[1]) == 1:
+        return [*layers, *averaged(node, feature, output, windows, activation, target)]
+    if any(windows.before):
+        raise CompileError(f"strides {windows.stride} beside padding")
+    left = (windows.stride[0] // steps[0][0], windows.stride[1] // steps[1][0])
+    shape = (images, (rows - 1) * left[0] + 1, (columns - 1) * left[1] + 1, channels)
+    part = part_of_output(node, 2, shape)
+    dense = replace(windows, stride=(steps[0][0], steps[1][0]), shape=shape)
+    layers += averaged(node, feature, part, dense, activation, target)
+    return [*layers, *thinned(node, part, output, windows.shape, left, 3, soc)]
+
+
+def output_is_computed(node: Node, target: Target) -> bool:
+    shape = windows_of(node).shape
+    return min(shape) >= 1 and holds(node.outputs[0], shape)
+
+
+def few_rectangles(node: Node, target: Target) -> bool:
+    feature = node.inputs[0]
+    assert feature is not None
+    rows, columns = row_and_column_spans(feature, windows_of(node))
+    return len(rows) * len(columns) <= MOST_RECTANGLES
+
+
+def windows_fit(node: Node, target: Target) -> bool:
+    """Sums of sums would err by as many steps as a window has windows."""
+    try:
+        return first_windows(windows_of(node), target.soc) == (1, 1) or node.op != "SUM"
+    except CompileError:
+        return False
+
+
+def strides_exist(node: Node, target: Target) -> bool:
+    windows = windows_of(node)
+    try:
+        few = max(len(factors(stride, target.soc)) for stride in windows.stride)
+    except CompileError:
+        return False
+    return few == 1 or not any(windows.before)
+
+
+def forms_allow(node: Node, target: Target) -> bool:
+    feature, output = node.inputs[0], node.outputs[0]
+    assert feature is not None
+    moves = [move for part in rectangles(feature, output, windows_of(node)).values() for move in part]
+    reads, writes = needs_forms(moves, feature, output)
+    return (not reads or PART_OF_ROW in target.forms) and (not writes or ROW_SKIP in target.forms)
+
+
+def errors_are_small(node: Node, target: Target) -> bool:
     feature, output = node.inputs[0], node.outputs[0]
     assert feature is not None and feature.quant is not None and output.quant is not None
-    height, width = window(node)
-    real = float(feature.quant.scale[0]) / float(output.quant.scale[0]) / (height * width)
-    stored = -quantize.domain_offset(output.dtype)
-    offset = quantize.zero_point(output.quant, output.dtype) if node.op == "MEAN" else stored
-    run = quotient(real, height * width * 255, output.shape[-1], offset, NORM_SHIFT in target.forms)
-    activation = node.params.get("activation", "NONE")
-    return clamped(run, *quantize.activation_range(activation, output.quant, output.dtype))
+    once = first_windows(windows_of(node), target.soc) == (1, 1)
+    return once or float(feature.quant.scale[0]) <= LARGEST_RATIO * float(output.quant.scale[0])
 
 
 def converter_exists(node: Node, target: Target) -> bool:
     try:
-        converter(node, target)
+        lower(node, target)
     except CompileError:
         return False
     return True
 
 
-COMMON_RULES = [
-    FEATURES_8_BIT,
-    SAME_DTYPE,
-    SCALES_POSITIVE,
-    Rule("the input has four dimensions and a batch of 1", lambda node, target: is_image(computed_inputs(node)[0])),
-]
+def cbuf_fits(node: Node, target: Target) -> bool:
+    return all(layer_fits(layer, target.soc) for layer in lower(node, target))
+
+
+def axes_are_known(node: Node, target: Target) -> bool:
+    return 0 not in (reduced_axes(node) or (0,))
+
+
+FIRST_RULES = [ONE_FEATURE, FEATURES_8_BIT, SAME_DTYPE, SCALES_POSITIVE]
 LATER_RULES = [
-    Rule("no window leaves the input", window_is_whole),
-    Rule("a window is at most 31 x 31", kernel_fits),
-    Rule("a window is at most 512 pixels (64 channels of a kernel take 32 KiB)", kernel_is_small),
-    Rule("stride is at most 7", strides_fit),
-    Rule("output extent is the one that the windows give", output_is_computed),
-    Rule(CBUF_TEXT, cbuf_fits),
+    Rule("output shape is the one that the windows give", output_is_computed),
+    ROOM,
+    Rule(
+        "a window is at most 31 x 31 and 512 pixels, or, for averages without padding, at most so many windows of at "
+        "most 7 x 7",
+        windows_fit,
+    ),
+    Rule("a stride is at most 7 or, without padding, a product of such", strides_exist),
+    Rule("input scale is below 1.9 times the output's where averages are averaged", errors_are_small),
     Rule("BS and the output converter can express the division and the clamp", converter_exists),
+    Rule(CBUF_TEXT, cbuf_fits),
 ]
-
-
-def is_image(tensor: Tensor) -> bool:
-    return len(tensor.shape) == 4 and tensor.shape[0] == 1 and min(tensor.shape) > 0
-
-
-def average(node: Node, target: Target) -> list[Convolution]:
-    """The layer: sum over the window of (in - zi), times 1 / (number of pixels)."""
-    feature = node.inputs[0]
-    assert feature is not None and feature.quant is not None
-    output = averaged_output(node)
-    assert output.quant is not None
-    height, width = window(node)
-    channels = feature.shape[3]
-    point = quantize.zero_point(feature.quant, feature.dtype)
-    strides = zip(stride_of(node), output.shape[1:3], strict=True)
-    stride_y, stride_x = (stride if extent > 1 else 1 for stride, extent in strides)
-    counted_from = point if node.op == "MEAN" else -quantize.domain_offset(feature.dtype)
-    return [
-        Convolution(
-            node=node.index,
-            operator=node.op,
-            inputs=(feature,),
-            output=output,
-            weight=np.ones((1, height, width, channels), np.int8),
-            weight_zero_point=0,
-            bias=np.full(channels, -counted_from * height * width, np.int32),
-            input_zero_point=point,
-            stride=(stride_y, stride_x),
-            padding=(0, 0, 0, 0),
-            depthwise=True,
-            requantize=(converter(node, target),),
-            accumulator_scale=float(feature.quant.scale[0]),
-        )
-    ]
 
 
 @lowers(
     "AVERAGE_POOL_2D",
     [
-        *COMMON_RULES,
+        *FIRST_RULES,
         IMAGES,
         EXTENT,
         SAME_QUANTIZATION,
         ACTIVATION,
+        PADDING_KNOWN,
+        WINDOW_SIZES,
         Rule(BS_CLAMP_TEXT, clamp_is_allowed),
+        Rule("windows that the border cuts are of at most 64 kinds and places", few_rectangles),
+        Rule(f"no window leaves the input at its sides, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", forms_allow),
         *LATER_RULES,
     ],
 )
 def average_pool(node: Node, target: Target) -> list[Convolution]:
-    """out[y,x,c] = round(sum over the window of in[y*sy+i, x*sx+j, c] / pixels), ties away from zero."""
-    return average(node, target)
+    """out[y,x,c] = round(sum over pixels inside of in[y*sy+i-top, x*sx+j-left, c] / pixels), ties away from zero."""
+    return lower(node, target)
+
+
+REDUCTION_RULES = [
+    *FIRST_RULES,
+    INPUT_IMAGES,
+    Rule("the axes are constants: height, width, channels or several of them", axes_are_known),
+    *LATER_RULES,
+]
+
+
+@lowers("MEAN", REDUCTION_RULES)
+def mean(node: Node, target: Target) -> list[Convolution]:
+    """out[c] = requantize(sum over y,x of (in[y,x,c] - zi) / pixels), or over other axes."""
+    return lower(node, target)
 
 
 @lowers(
-    "MEAN",
+    "SUM",
     [
-        *COMMON_RULES,
-        Rule("the axes are height and width", axes_are_height_and_width),
-        *LATER_RULES,
+        *REDUCTION_RULES,
+        Rule(
+            "the type is uint8: TFLite's reference kernels take int8 for uint8",
+            lambda node, target: node.outputs[0].dtype == "uint8",
+        ),
     ],
 )
-def mean(node: Node, target: Target) -> list[Convolution]:
-    """out[c] = requantize(sum over y,x of (in[y,x,c] - zi) / pixels)."""
-    return average(node, target)
+def total(node: Node, target: Target) -> list[Convolution]:
+    """out[c] = requantize(sum over y,x of (in[y,x,c] - zi)), or over other axes."""
+    return lower(node, target)

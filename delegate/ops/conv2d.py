@@ -11,9 +11,25 @@ from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import BS_CLAMP, NORM_SHIFT, Target
-from delegate.ir import Convolution, Node, Requantize, Tensor, spanned
-from delegate.ops import Rule, lowers
-from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE, SCALES_POSITIVE
+from delegate.ir import Convolution, Node, Requantize, Tensor
+from delegate.ops import Rule, geometry, lowers
+from delegate.ops.geometry import lowered, padding_pixels, prepared, trimmed
+from delegate.ops.geometry import same_padding as same_padding
+from delegate.ops.geometry import window as window
+from delegate.ops.groups import LARGEST_WEIGHTS, Run, channels_match, groups_together, run_bytes, runs, within
+from delegate.ops.parts import part_of_output as part_of_output
+from delegate.ops.rules import (
+    ACTIVATION,
+    EXTENT,
+    FEATURES_8_BIT,
+    IMAGES,
+    PADDING_KNOWN,
+    ROOM,
+    SAME_DTYPE,
+    SCALES_POSITIVE,
+    computed_inputs,
+    zero_points_fit,
+)
 from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
 
 
@@ -34,30 +50,6 @@ def weight_data(node: Node) -> npt.NDArray[np.int8]:
     data = weight_of(node).data
     assert data is not None
     return quantize.to_int8(data)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """(before, after) in pixels of TFLite's SAME: the odd pixel goes after."""
-    total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
-    return total // 2, total - total // 2
-
-
-def window(node: Node) -> tuple[int, int]:
-    """Height and width in pixels that a kernel spans."""
-    _, height, width, _ = weight_of(node).shape
-    dilation_y, dilation_x = node.params["dilation"]
-    return spanned(height, dilation_y), spanned(width, dilation_x)
-
-
-def padding_pixels(node: Node) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right); SAME and VALID end here."""
-    if node.params["padding"] == "VALID":
-        return 0, 0, 0, 0
-    feature = node.inputs[0]
-    assert feature is not None
-    stride_y, stride_x = node.params["stride"]
-    height, width = window(node)
-    return (*same_padding(feature.shape[1], height, stride_y), *same_padding(feature.shape[2], width, stride_x))
 
 
 def bias_data(node: Node) -> npt.NDArray[np.int64]:
@@ -90,23 +82,26 @@ def channels_of(node: Node) -> Channels:
 
 
 def input_and_constants(node: Node, target: Target) -> bool:
-    feature, weight, *rest = node.inputs
-    computed = feature is not None and feature.data is None
-    bias_constant = not rest or rest[0] is None or rest[0].data is not None
-    return computed and weight is not None and weight.data is not None and bias_constant
+    """The first input alone is computed."""
+    if len(node.inputs) not in (2, 3) or len(node.outputs) != 1 or node.inputs[0] is None or node.inputs[1] is None:
+        return False
+    return computed_inputs(node) == [node.inputs[0]]
+
+
+def is_positive(node: Node, names: tuple[str, ...], most: int) -> bool:
+    return all(1 <= size <= most for name in names for size in node.params[name])
 
 
 def strides_fit(node: Node, target: Target) -> bool:
-    return all(1 <= stride <= target.soc.largest_stride for stride in node.params["stride"])
+    return geometry.strides_exist(trimmed(node, target.soc), target.soc)
 
 
 def kernel_fits(node: Node, target: Target) -> bool:
-    return all(1 <= size <= target.soc.largest_kernel for size in weight_of(node).shape[1:3])
+    return all(size <= target.soc.largest_kernel for size in weight_of(trimmed(node, target.soc)).shape[1:3])
 
 
 def padding_fits(node: Node, target: Target) -> bool:
-    top, _, left, _ = padding_pixels(node)
-    return max(top, left) <= target.soc.largest_padding
+    return geometry.padding_exists(trimmed(node, target.soc), target.soc)
 
 
 def output_is_computed(node: Node, target: Target) -> bool:
@@ -121,29 +116,34 @@ def output_is_computed(node: Node, target: Target) -> bool:
     return node.outputs[0].shape[1:3] == (height, width)
 
 
-def dilation_fits(node: Node, target: Target) -> bool:
-    """A dilated window larger than the tensor is not known to work (npu.md §12)."""
-    feature = node.inputs[0]
-    assert feature is not None
-    dilation = node.params["dilation"]
-    if not all(1 <= step <= target.soc.largest_dilation for step in dilation):
-        return False
-    sizes = zip(dilation, window(node), feature.shape[1:3], strict=True)
-    return all(step == 1 or span <= size for step, span, size in sizes)
-
-
 def converter_exists(node: Node, target: Target) -> bool:
     """The stages of the DPU can express the node's factors and its activation."""
-    output = node.outputs[0]
-    assert output.quant is not None
     try:
-        channels = channels_of(node)
-        classes = scale_classes(channels, quantize.zero_point(output.quant, output.dtype), group_of(node, target))
-        for used in classes:
-            converter_of(node, channels, used, target)
+        for run in runs_of(node, target):
+            channels = channels_of(run.node)
+            classes = classes_of(run.node, channels, target)
+            for used in classes:
+                converter_of(run.node, channels, used, target)
+            if len(classes) > LARGEST_PARTS:
+                return False
     except CompileError:
         return False
-    return len(classes) <= LARGEST_PARTS
+    return True
+
+
+def classes_of(node: Node, channels: Channels, target: Target) -> list[npt.NDArray[np.bool_]]:
+    """Masks of the output channels that are exact together; raises CompileError where some are never."""
+    output = node.outputs[0]
+    assert output.quant is not None
+    return scale_classes(channels, quantize.zero_point(output.quant, output.dtype), group_of(node, target))
+
+
+def runs_of(node: Node, target: Target) -> list[Run]:
+    """The node as convolutions without groups; raises CompileError as classes_of does."""
+    if node.op == "DEPTHWISE_CONV_2D":
+        return [Run(node, 0, 0)]
+    one_class = len(classes_of(node, channels_of(node), target)) == 1
+    return list(runs(node, one_class, target.soc))
 
 
 def clamp_is_allowed(node: Node, target: Target) -> bool:
@@ -157,7 +157,7 @@ def clamp_is_allowed(node: Node, target: Target) -> bool:
 def weights_are_quantized(node: Node, target: Target) -> bool:
     """One scale, or one a channel of the output; one zero point."""
     weight = weight_of(node)
-    if weight.dtype not in ("int8", "uint8") or weight.quant is None:
+    if weight.dtype not in ("int8", "uint8") or weight.quant is None or not zero_points_fit(weight):
         return False
     axis = 3 if is_depthwise(node) else 0
     channels = weight.shape[axis] if len(weight.shape) == 4 else 0
@@ -176,44 +176,63 @@ CONVOLUTION_RULES = [
     SAME_DTYPE,
     IMAGES,
     EXTENT,
+    ROOM,
+    Rule(
+        "weights have four dimensions, none of them 0",
+        lambda node, target: len(weight_of(node).shape) == 4 and min(weight_of(node).shape) > 0,
+    ),
     Rule("weights have one scale, or one a channel, and one zero point", weights_are_quantized),
     Rule("weights have the input's dtype", lambda node, target: weight_of(node).dtype == node.outputs[0].dtype),
-    Rule("weights have four dimensions", lambda node, target: len(weight_of(node).shape) == 4),
     SCALES_POSITIVE,
     ACTIVATION,
-    Rule("stride is at most 7", strides_fit),
-    Rule("dilation is at most 32 and a dilated window no larger than the input", dilation_fits),
-    Rule("kernel is at most 31 x 31", kernel_fits),
-    Rule("padding is at most 15 pixels", padding_fits),
+    PADDING_KNOWN,
+    Rule("stride is at least 1", lambda node, target: is_positive(node, ("stride",), 2**31)),
+    Rule("dilation is 1 to 32", lambda node, target: is_positive(node, ("dilation",), target.soc.largest_dilation)),
     Rule("output extent is the one that the padding gives", output_is_computed),
+    Rule("stride is at most 7, or a product of such that leaves out at most 15 of 16 results", strides_fit),
+    Rule("kernel is at most 31 x 31", kernel_fits),
+    Rule("padding is at most 15 pixels, or memory has room for a padded input of 2047 pixels", padding_fits),
     Rule(
-        "bias has one number per output channel", lambda node, target: bias_data(node).size == node.outputs[0].shape[3]
+        "bias is int32 with one number per output channel",
+        lambda node, target: (
+            bias_data(node).size == node.outputs[0].shape[3]
+            and all(tensor.dtype == "int32" for tensor in node.inputs[2:] if tensor is not None)
+        ),
     ),
     Rule("accumulator stays within 32 bits", lambda node, target: accumulator_bound(node) < 2**31),
+]
+CONVERTER_RULES = [
     Rule(BS_CLAMP_TEXT, clamp_is_allowed),
     Rule("BS and the output converter can express scales and clamp", converter_exists),
 ]
 
 
-def channels_match(node: Node, target: Target) -> bool:
-    feature = node.inputs[0]
-    assert feature is not None
-    return feature.shape[3] == weight_of(node).shape[3]
-
-
-def kernel_is_small(node: Node, target: Target) -> bool:
-    _, height, width, channels = weight_of(node).shape
+def kernel_is_small(node: Node, channels: int, target: Target) -> bool:
+    """A kernel over ``channels`` is one that the chip has."""
+    _, height, width, _ = weight_of(node).shape
     return height * width * align(channels, target.soc.atom_bytes) <= target.soc.kernel_bytes_limit
 
 
 def direct_fits(node: Node, channels: int, target: Target) -> bool:
     """A direct convolution over ``channels`` finds room in the CBUF for the rows of one window and one kernel group."""
+    _, node = prepared(node, target.soc)
     feature = node.inputs[0]
     assert feature is not None
     _, kernel_height, kernel_width, _ = weight_of(node).shape
     group_bytes = target.soc.kernel_group * kernel_height * kernel_width * align(channels, target.soc.atom_bytes)
     rows = min(window(node)[0], feature.shape[1])
     return fits_cbuf(rows, feature.shape[2], channels, group_bytes, target.soc)
+
+
+def channels_of_run(node: Node, target: Target) -> int:
+    """Channels that the kernels of a run of groups read."""
+    one_class = len(classes_of(node, channels_of(node), target)) == 1
+    return weight_of(node).shape[3] * groups_together(node, one_class, target.soc)
+
+
+def run_is_small(node: Node, target: Target) -> bool:
+    one_class = len(classes_of(node, channels_of(node), target)) == 1
+    return run_bytes(node, groups_together(node, one_class, target.soc)) <= LARGEST_WEIGHTS
 
 
 def channel_factors(node: Node) -> npt.NDArray[np.float64]:
@@ -261,9 +280,8 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool, targe
     One layer, or one for each class of channel scales, of which a last one takes every channel from where it is exact.
     """
     output = node.outputs[0]
-    assert output.quant is not None
     channels = channels_of(node)
-    classes = scale_classes(channels, quantize.zero_point(output.quant, output.dtype), group_of(node, target))
+    classes = classes_of(node, channels, target)
     if len(classes) == 1:
         return [one_convolution(node, weight, depthwise, channels, classes[0], output, target)]
     parts = [
@@ -271,12 +289,6 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool, targe
         for index, used in enumerate(classes)
     ]
     return [*parts, selection(node, [part.output for part in parts], classes)]
-
-
-def part_of_output(node: Node, index: int) -> Tensor:
-    """A tensor like the node's output that the model does not have; such tensors have negative numbers."""
-    output = node.outputs[0]
-    return replace(output, index=-(LARGEST_PARTS * output.index + index + 1), name=f"{output.name} part {index}")
 
 
 def one_convolution(
@@ -335,13 +347,32 @@ def selection(node: Node, parts: list[Tensor], classes: list[npt.NDArray[np.bool
     )
 
 
+def in_runs(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a node whose padding and strides the chip has: of each run of groups."""
+    return [
+        within(layer, run, node)
+        for run in runs_of(node, target)
+        for layer in convolution(run.node, weight_data(run.node), False, target)
+    ]
+
+
+def direct(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a node whose kernels read all channels, or those of a group; the last ones write its output."""
+    return lowered(node, target.soc, lambda part: in_runs(part, target))
+
+
 @lowers(
     "CONV_2D",
     [
         *CONVOLUTION_RULES,
-        Rule("input and weights have the same channels", channels_match),
-        Rule("one kernel is at most 32 KiB", kernel_is_small),
-        Rule(CBUF_TEXT, lambda node, target: direct_fits(node, weight_of(node).shape[3], target)),
+        Rule("input channels and kernels are multiples of the groups", lambda node, target: channels_match(node)),
+        *CONVERTER_RULES,
+        Rule(
+            "one kernel is at most 32 KiB, over the channels of as many groups as begin 32 kernels and 16 channels",
+            lambda node, target: kernel_is_small(trimmed(node, target.soc), channels_of_run(node, target), target),
+        ),
+        Rule("weights are at most 16 MiB with those of other groups, which are 0", run_is_small),
+        Rule(CBUF_TEXT, lambda node, target: direct_fits(node, channels_of_run(node, target), target)),
     ],
 )
 def conv2d(node: Node, target: Target) -> list[Convolution]:
@@ -349,4 +380,4 @@ def conv2d(node: Node, target: Target) -> list[Convolution]:
 
     SAME and VALID become explicit padding here; no later stage knows the words.
     """
-    return convolution(node, weight_data(node), False, target)
+    return direct(node, target)

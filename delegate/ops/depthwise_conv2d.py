@@ -10,7 +10,16 @@ from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
 from delegate.ir import Convolution, Node
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import CBUF_TEXT, CONVOLUTION_RULES, convolution, direct_fits, weight_data, weight_of, window
+from delegate.ops.conv2d import (
+    CBUF_TEXT,
+    CONVERTER_RULES,
+    CONVOLUTION_RULES,
+    convolution,
+    direct_fits,
+    weight_data,
+    weight_of,
+)
+from delegate.ops.geometry import lowered, prepared, trimmed, window
 
 
 def channels_match(node: Node, target: Target) -> bool:
@@ -23,7 +32,7 @@ def kernel_is_small(node: Node, target: Target) -> bool:
     """A depthwise group always fits; with a multiplier a kernel spans all input channels."""
     feature = node.inputs[0]
     assert feature is not None
-    _, height, width, _ = weight_of(node).shape
+    _, height, width, _ = weight_of(trimmed(node, target.soc)).shape
     channels = (
         target.soc.depthwise_group
         if node.params["depth_multiplier"] == 1
@@ -37,6 +46,9 @@ def cbuf_fits(node: Node, target: Target) -> bool:
     assert feature is not None
     if node.params["depth_multiplier"] != 1:
         return direct_fits(node, feature.shape[3], target)
+    _, node = prepared(node, target.soc)
+    feature = node.inputs[0]
+    assert feature is not None
     _, height, width, _ = weight_of(node).shape
     group = target.soc.depthwise_group
     rows = min(window(node)[0], feature.shape[1])
@@ -61,12 +73,18 @@ def spread(weight: npt.NDArray[np.int8], channels: int, zero_point: int) -> npt.
     [
         *CONVOLUTION_RULES,
         Rule("weights have the input's channels times the multiplier", channels_match),
+        *CONVERTER_RULES,
         Rule("one kernel is at most 32 KiB", kernel_is_small),
         Rule(CBUF_TEXT, cbuf_fits),
     ],
 )
 def depthwise_conv2d(node: Node, target: Target) -> list[Convolution]:
     """out[y,x,c] = requantize(bias[c] + sum over i,j of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (w[i,j,c] - zw))."""
+    return lowered(node, target.soc, lambda part: unpadded(part, target))
+
+
+def unpadded(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a node whose padding and strides the chip has."""
     weight = weight_data(node)
     if node.params["depth_multiplier"] == 1:
         return convolution(node, weight, True, target)

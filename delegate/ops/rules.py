@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from delegate.hw.soc import Target
@@ -28,6 +30,15 @@ def is_quantized_per_tensor(tensor: Tensor | None) -> bool:
         and tensor.dtype in ("int8", "uint8")
         and tensor.quant is not None
         and tensor.quant.scale.size == 1
+        and zero_points_fit(tensor)
+    )
+
+
+def zero_points_fit(tensor: Tensor) -> bool:
+    """The zero points are numbers of the tensor's type."""
+    limits = np.iinfo(tensor.dtype)
+    return tensor.quant is not None and bool(
+        ((tensor.quant.zero_point >= limits.min) & (tensor.quant.zero_point <= limits.max)).all()
     )
 
 
@@ -44,7 +55,7 @@ def same_quantization(node: Node) -> bool:
 
 
 FEATURES_8_BIT = Rule(
-    "inputs and output are int8 or uint8 with one scale each",
+    "inputs and output are int8 or uint8 with one scale each and a zero point of that type",
     lambda node, target: all(is_quantized_per_tensor(tensor) for tensor in feature_tensors(node)),
 )
 SCALES_POSITIVE = Rule(
@@ -70,6 +81,45 @@ ZERO_POINTS = Rule(
 SAME_DTYPE = Rule("inputs and output have one dtype", lambda node, target: same_dtype(node))
 
 
+PADDING_KNOWN = Rule("padding is SAME or VALID", lambda node, target: node.params["padding"] in ("SAME", "VALID"))
+WINDOW_SIZES = Rule(
+    "window and stride are at least 1, and the window at most 2047 x 2047",
+    lambda node, target: (
+        min(*node.params["filter"], *node.params["stride"]) >= 1
+        and max(node.params["filter"]) <= min(target.soc.largest_height, target.soc.largest_width)
+    ),
+)
+ONE_FEATURE = Rule(
+    "the first input alone is computed and there is one output",
+    lambda node, target: (
+        len(node.outputs) == 1
+        and bool(node.inputs)
+        and node.inputs[0] is not None
+        and computed_inputs(node) == [node.inputs[0]]
+    ),
+)
+LARGEST_TENSOR = 1 << 30  # bytes; a tensor's addresses have 32 bits
+LARGEST_BATCH = 1024  # images; each is a task of its own
+
+
+def has_room(tensor: Tensor, target: Target) -> bool:
+    """Whether a tensor with whole kernel groups of channels is within LARGEST_TENSOR."""
+    *pixels, channels = tensor.shape or (1,)
+    group = target.soc.depthwise_group
+    return (
+        math.prod(max(size, target.soc.line_group) for size in pixels) * -(-channels // group) * group <= LARGEST_TENSOR
+    )
+
+
+ROOM = Rule(
+    "a tensor takes at most 1 GiB and has at most 1024 images",
+    lambda node, target: all(
+        has_room(tensor, target) and (len(tensor.shape) < 4 or tensor.shape[0] <= LARGEST_BATCH)
+        for tensor in feature_tensors(node)
+    ),
+)
+
+
 def are_images(node: Node) -> bool:
     """Computed inputs and outputs are batches of as many images."""
     tensors = feature_tensors(node)
@@ -84,6 +134,17 @@ EXTENT = Rule(
         and t.shape[2] <= target.soc.largest_width
         and t.shape[3] <= target.soc.largest_channels
         for t in feature_tensors(node)
+    ),
+)
+INPUT_IMAGES = Rule(
+    "the input has four dimensions, none of them 0, height and width of at most 2047 and at most 8192 channels",
+    lambda node, target: all(
+        len(t.shape) == 4
+        and min(t.shape) > 0
+        and t.shape[1] <= target.soc.largest_height
+        and t.shape[2] <= target.soc.largest_width
+        and t.shape[3] <= target.soc.largest_channels
+        for t in computed_inputs(node)
     ),
 )
 

@@ -112,10 +112,10 @@ def test_a_rule_that_does_not_hold(tmp_path: Path) -> None:
     builder = Builder()
     source = builder.tensor((1, 32, 32, 4), "int8", 0.5, 3)
     weight, bias = np.ones((4, 1, 1, 4), np.int8), np.zeros(4, np.int32)
-    made = builder.convolution(source, weight, 0.1, (0.5, 3), bias=bias, stride=(9, 9))
+    made = builder.convolution(source, weight, 0.1, (0.5, 3), bias=bias, stride=(11, 11))
     (row,) = rows_of(builder.finish([source], [made]), tmp_path)
     assert row.partition is None
-    assert row.reason == "not so that stride is at most 7"
+    assert row.reason.startswith("not so that stride is at most 7")
     assert row.remedy
 
 
