@@ -163,6 +163,7 @@ def weights_are_quantized(node: Node, target: Target) -> bool:
 
 BS_CLAMP_TEXT = f"activation ends where 8 bits do, or the device may use: {BS_CLAMP}"
 LARGEST_PARTS = 4  # classes of channel scales, a layer each
+INNER_TENSORS = 16  # numbers that are kept for tensors between the layers of one node; the first are of the classes
 CBUF_TEXT = "the input rows of one window and 32 kernels (64 channels, depthwise) fit the CBUF of 384 KiB"
 
 CONVOLUTION_RULES = [
@@ -269,7 +270,7 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool, targe
 def part_of_output(node: Node, index: int) -> Tensor:
     """A tensor like the node's output that the model does not have; such tensors have negative numbers."""
     output = node.outputs[0]
-    return replace(output, index=-(LARGEST_PARTS * output.index + index + 1), name=f"{output.name} part {index}")
+    return replace(output, index=-(INNER_TENSORS * output.index + index + 1), name=f"{output.name} part {index}")
 
 
 def one_convolution(

@@ -1,0 +1,129 @@
+"""Outputs in blocks: a pixel of every block is computed as channels of its own, then the pixels are put in their places.
+
+Layers that stand still between two pixels of a block (TRANSPOSE_CONV, RESIZE_BILINEAR) are ordinary convolutions for
+each place in a block. The rows of a block are written apart from each other at once (form ROW_SKIP); its columns lie
+side by side in the channels of a tensor of blocks and are copied from there, one-pixel rows at a distance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from delegate.hw.layout import align, divide_up
+from delegate.hw.soc import PART_OF_ROW, ROW_SKIP, Target
+from delegate.ir import Convolution, Move, Node, Pixels, Tensor, all_pixels
+from delegate.ops.conv2d import INNER_TENSORS, LARGEST_PARTS
+from delegate.ops.copies import copy, rectangle
+
+LARGEST_SKIP = (1 << 13) - 1  # pixels that can be left out behind a row: the bits of DATA_CUBE_NOTCH_ADDR
+BLOCKS, UNCUT, FIRST_FREE = range(LARGEST_PARTS, LARGEST_PARTS + 3)  # numbers of inner tensors
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of an output in blocks of ``period`` pixels; the last block may be cut."""
+
+    size: int  # pixels
+    period: int  # pixels of a block
+
+    @property
+    def blocks(self) -> int:
+        return divide_up(self.size, self.period)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the last block is."""
+        return self.size % self.period > 0
+
+    @property
+    def phases(self) -> range:
+        """The places in a block that any pixel has."""
+        return range(min(self.period, self.size))
+
+    def count(self, phase: int) -> int:
+        """How many pixels have a place in their block."""
+        return divide_up(self.size - phase, self.period)
+
+
+def inner_tensor(node: Node, number: int, shape: tuple[int, ...]) -> Tensor:
+    """A tensor between the layers of a node; ``number`` from LARGEST_PARTS to INNER_TENSORS - 1."""
+    output = node.outputs[0]
+    index = -(INNER_TENSORS * output.index + number + 1)
+    return replace(output, index=index, name=f"{output.name} inner {number}", shape=shape)
+
+
+def tensor_of_blocks(node: Node, output: Tensor, columns: Side, unit: int, number: int = BLOCKS) -> Tensor:
+    """What the layers of the phases write: one pixel for a row of a block, the columns in its channels.
+
+    ``unit``: channels that a column takes, a multiple of an atom's. With blocks one pixel wide it is the output.
+    """
+    images, height, _, _ = output.shape
+    if columns.period == 1:
+        return output
+    return inner_tensor(node, number, (images, height, columns.blocks, columns.period * unit))
+
+
+def row_moves(source: Tensor, blocks: Tensor, rows: Side, phase: int, channel: int = 0) -> tuple[Move, ...]:
+    """From whole images to the rows of the blocks that have a place there."""
+    images, _, width, _ = blocks.shape
+    return tuple(
+        Move(
+            all_pixels(source, image),
+            Pixels(rows.count(phase), width, rows.period * width, phase * width, image, channel),
+        )
+        for image in range(images)
+    )
+
+
+def put_columns(
+    node: Node, blocks: Tensor, output: Tensor, columns: Side, unit: int, number: int = UNCUT
+) -> list[Convolution]:
+    """The copies that make the output of the tensor of blocks: a move for each column, then the end is cut off."""
+    if columns.period == 1:
+        return []
+    images, height, width, channels = output.shape
+    uncut = output
+    if columns.cut:
+        uncut = inner_tensor(node, number, (images, height, columns.blocks * columns.period, channels))
+    pixels = height * columns.blocks
+    part = replace(blocks, shape=(*blocks.shape[:3], channels))  # of the channels that a move reads
+    moves = tuple(
+        Move(
+            Pixels(pixels, 1, 1, image=image, channel=phase * unit),
+            Pixels(pixels, 1, columns.period, phase, image),
+        )
+        for image in range(images)
+        for phase in range(columns.period)
+    )
+    layers = [copy(node, part, uncut, moves)]
+    if columns.cut:
+        layers.append(copy(node, uncut, output, cut(uncut, output)))
+    return layers
+
+
+def cut(source: Tensor, output: Tensor) -> tuple[Move, ...]:
+    """The first rows and columns of a larger tensor."""
+    images, height, width, _ = output.shape
+    return tuple(
+        Move(rectangle(source, 0, 0, height, width, image), all_pixels(output, image)) for image in range(images)
+    )
+
+
+def unit_of(channels: int, target: Target) -> int:
+    """Channels that a column takes in a tensor of blocks."""
+    return align(channels, target.soc.atom_bytes)
+
+
+def forms_allowed(rows: Side, columns: Side, target: Target) -> bool:
+    """What the layers above need may be used."""
+    skips = rows.period > 1 or columns.period > 1
+    return (not skips or ROW_SKIP in target.forms) and (not columns.cut or PART_OF_ROW in target.forms)
+
+
+def skips_fit(rows: Side, columns: Side) -> bool:
+    return max((rows.period - 1) * columns.blocks, columns.period - 1) <= LARGEST_SKIP
+
+
+FORMS_REMEDY = "the option unproven=always, or a device whose probe of these forms passed"
+FORMS_TEXT = f"blocks are one pixel, or the device may use: {ROW_SKIP}; and, for a cut last block: {PART_OF_ROW}"
+SKIP_TEXT = f"what lies between two rows of an output is at most {LARGEST_SKIP} blocks of its width"
