@@ -7,15 +7,19 @@ side by side in the channels of a tensor of blocks and are copied from there, on
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from delegate.hw.layout import align, divide_up
 from delegate.hw.soc import PART_OF_ROW, ROW_SKIP, Target
 from delegate.ir import Convolution, Move, Node, Pixels, Tensor, all_pixels
+from delegate.ops import Rule
 from delegate.ops.conv2d import INNER_TENSORS, LARGEST_PARTS
 from delegate.ops.copies import copy, rectangle
 
 LARGEST_SKIP = (1 << 13) - 1  # pixels that can be left out behind a row: the bits of DATA_CUBE_NOTCH_ADDR
+LARGEST_MOVES = 512  # of a node; each is a task at least
+FORMS_REMEDY = "the option unproven=always, or a device that passed the probe of this form"
 BLOCKS, UNCUT, FIRST_FREE = range(LARGEST_PARTS, LARGEST_PARTS + 3)  # numbers of inner tensors
 
 
@@ -114,16 +118,41 @@ def unit_of(channels: int, target: Target) -> int:
     return align(channels, target.soc.atom_bytes)
 
 
-def forms_allowed(rows: Side, columns: Side, target: Target) -> bool:
-    """What the layers above need may be used."""
-    skips = rows.period > 1 or columns.period > 1
-    return (not skips or ROW_SKIP in target.forms) and (not columns.cut or PART_OF_ROW in target.forms)
+def moves_of(layers: Sequence[Convolution]) -> list[Move]:
+    return [move for layer in layers for move in layer.moves]
 
 
-def skips_fit(rows: Side, columns: Side) -> bool:
-    return max((rows.period - 1) * columns.blocks, columns.period - 1) <= LARGEST_SKIP
+def forms_needed(layers: Sequence[Convolution]) -> set[str]:
+    """The unproven forms that the moves of some layers are of."""
+    moves = moves_of(layers)
+    reads = any(move.source.width != move.source.pitch for move in moves)
+    writes = any(move.target.width != move.target.pitch for move in moves)
+    return {form for form, needed in ((PART_OF_ROW, reads), (ROW_SKIP, writes)) if needed}
 
 
-FORMS_REMEDY = "the option unproven=always, or a device whose probe of these forms passed"
-FORMS_TEXT = f"blocks are one pixel, or the device may use: {ROW_SKIP}; and, for a cut last block: {PART_OF_ROW}"
-SKIP_TEXT = f"what lies between two rows of an output is at most {LARGEST_SKIP} blocks of its width"
+def rules_of_moves(lower: Callable[[Node, Target], Sequence[Convolution]]) -> list[Rule]:
+    """What the layers of a node must be like for the chip; ``lower`` gives them."""
+    return [
+        Rule(
+            f"all parts that are moved are at most {LARGEST_MOVES}",
+            lambda node, target: len(moves_of(lower(node, target))) <= LARGEST_MOVES,
+            "sizes of which one is a multiple of the other, or a smaller batch",
+        ),
+        Rule(
+            f"what is left out between two rows of an output is at most {LARGEST_SKIP} pixels",
+            lambda node, target: all(
+                move.target.pitch - move.target.width <= LARGEST_SKIP for move in moves_of(lower(node, target))
+            ),
+            "a narrower output",
+        ),
+        Rule(
+            f"the device may use: {ROW_SKIP}",
+            lambda node, target: ROW_SKIP in target.forms or ROW_SKIP not in forms_needed(lower(node, target)),
+            FORMS_REMEDY,
+        ),
+        Rule(
+            f"no row is read in part, or the device may use: {PART_OF_ROW}",
+            lambda node, target: PART_OF_ROW in target.forms or PART_OF_ROW not in forms_needed(lower(node, target)),
+            FORMS_REMEDY,
+        ),
+    ]

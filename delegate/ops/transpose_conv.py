@@ -41,13 +41,10 @@ from delegate.ops.conv2d import (
 )
 from delegate.ops.interleave import (
     FORMS_REMEDY,
-    FORMS_TEXT,
-    SKIP_TEXT,
     Side,
-    forms_allowed,
     put_columns,
     row_moves,
-    skips_fit,
+    rules_of_moves,
     tensor_of_blocks,
     unit_of,
 )
@@ -137,7 +134,7 @@ def widest(all_channels: list[Channels]) -> Channels:
     )
 
 
-def window_rule(node: Node, target: Target) -> list[tuple[int, int]]:
+def windows(node: Node, target: Target) -> list[tuple[int, int]]:
     """Height and width of the kernels of every phase."""
     rows, columns = sides(node)
     width = len(columns.window(columns.phases))
@@ -147,7 +144,7 @@ def window_rule(node: Node, target: Target) -> list[tuple[int, int]]:
 def kernel_is_small(node: Node, target: Target) -> bool:
     channels = align(weight_of(node).shape[3], target.soc.atom_bytes)
     return all(
-        height * width * channels <= target.soc.kernel_bytes_limit for height, width in window_rule(node, target)
+        height * width * channels <= target.soc.kernel_bytes_limit for height, width in windows(node, target)
     )
 
 
@@ -158,7 +155,7 @@ def cbuf_fits(node: Node, target: Target) -> bool:
     kernel = target.soc.kernel_group * align(channels, target.soc.atom_bytes)
     return all(
         fits_cbuf(min(rows, height), width, channels, rows * columns * kernel, target.soc)
-        for rows, columns in window_rule(node, target)
+        for rows, columns in windows(node, target)
     )
 
 
@@ -237,6 +234,7 @@ RULES = [
     IMAGES,
     EXTENT,
     Rule("weights have one scale, or one a channel, and one zero point", weights_are_quantized),
+    Rule("weights have four dimensions", lambda node, target: len(weight_of(node).shape) == 4),
     Rule("weights have the input's dtype", lambda node, target: weight_of(node).dtype == node.outputs[0].dtype),
     Rule("input and weights have the same channels", channels_match),
     SCALES_POSITIVE,
@@ -267,10 +265,9 @@ RULES = [
     Rule("one kernel of the taps that meet is at most 32 KiB", kernel_is_small, "fewer input channels"),
     Rule(CBUF_TEXT, cbuf_fits, "fewer input channels or a narrower input"),
     Rule("the columns of a block have at most 8192 channels together", channels_fit, "fewer output channels"),
-    Rule(SKIP_TEXT, lambda node, target: skips_fit(*sides(node)), "a narrower output or a smaller stride"),
-    Rule(FORMS_TEXT, lambda node, target: forms_allowed(*sides(node), target), FORMS_REMEDY),
     Rule(BS_CLAMP_TEXT, clamp_is_allowed, FORMS_REMEDY),
     Rule("BS and the output converter can express scales and clamp", layers_exist),
+    *rules_of_moves(layers),
 ]
 
 
