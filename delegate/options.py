@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delegate.errors import OptionError
-from delegate.hw.device import DEVICES
+from delegate.hw.device import DEVICES, KERNELS, Kernel
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Options:
     cores: int = 1
     chain: str = "safe"
     unproven: str = "auto"
+    kernel: Kernel = "rocket"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ OPTIONS: Mapping[str, Option] = {
     "cores": Option("TEFLON_CORES", f"1 to {MOST_CORES}", number(1, MOST_CORES)),
     "chain": Option("TEFLON_CHAIN", ", ".join(CHAIN), choice(*CHAIN)),
     "unproven": Option("TEFLON_UNPROVEN", ", ".join(UNPROVEN), choice(*UNPROVEN)),
+    "kernel": Option("TEFLON_KERNEL", f"{', '.join(KERNELS)}: which kernel the simulator plays", choice(*KERNELS)),
 }
 
 

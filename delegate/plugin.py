@@ -86,7 +86,7 @@ def teflon_create(keys: Any, values: Any, count: int, report: Any) -> Any:
     try:
         given = {ffi.string(keys[i]).decode(): ffi.string(values[i]).decode() for i in range(count)}
         options = parse(given, os.environ)
-        device = shared_device(options.device, options.cores)
+        device = shared_device(options.device, options.cores, options.kernel)
         struct = ffi.new("TfLiteDelegate *")
         lib.teflon_set_prepare(struct)
         delegates[address(struct)] = Delegate(struct, options)

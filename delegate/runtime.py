@@ -26,7 +26,7 @@ TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after
 VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 
 shared_device = lru_cache(maxsize=None)(open_device)
-"""One device a process for each (name, cores): interpreters share it, and its cores."""
+"""One device a process for each (name, cores, kernel): interpreters share it, and its cores."""
 
 
 def cache_folder(options: Options) -> Path | None:
@@ -38,9 +38,9 @@ def cache_folder(options: Options) -> Path | None:
 
 def target_of(options: Options) -> Target:
     """The chip as the options' device offers it, with the forms that the user allows where nobody has proven them."""
-    if options.unproven == "auto":
-        return Target(RK3588, shared_device(options.device, options.cores).forms)
-    return Target(RK3588, frozenset(FORMS if options.unproven == "always" else ()))
+    device = shared_device(options.device, options.cores, options.kernel)
+    allowed = {"auto": device.forms, "never": frozenset[str](), "always": frozenset(FORMS)}
+    return Target(RK3588, allowed[options.unproven], device.signals_pooling)
 
 
 def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
@@ -69,7 +69,7 @@ class Session:
 
     def __init__(self, graph: Graph, options: Options) -> None:
         self.program, self.from_cache, self.cache_note = obtain(graph, options)
-        self._device = shared_device(options.device, options.cores)
+        self._device = shared_device(options.device, options.cores, options.kernel)
         self._lock = threading.Lock()
         self._memories: list[Memory] = []
         try:

@@ -57,9 +57,10 @@ def layers_of(graph: Graph, target: Target) -> dict[int, list[Convolution]]:
     """The layers of each node on the NPU, by the number of the node that has them; what they compute is silicon's."""
     found: dict[int, list[Convolution]] = {}
     for part in partitions(graph, verdicts(graph, target)):
-        layers, unaliased = lower(part, target)
+        layers, views = lower(part, target)
         found |= {node.index: [] for node in part.nodes}
-        for layer in fuse_additions(layers, unaliased, target.soc):
+        for layer in fuse_additions(layers, part, views, target.soc):
+            assert isinstance(layer, Convolution)
             found[layer.node].append(layer)
     return found
 

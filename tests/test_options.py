@@ -27,6 +27,7 @@ def test_every_option_can_be_given() -> None:
         "cores": "3",
         "chain": "full",
         "unproven": "never",
+        "kernel": "rknpu",
     }
     assert set(given) == set(OPTIONS)
     expected = Options(
@@ -37,6 +38,7 @@ def test_every_option_can_be_given() -> None:
         cores=3,
         chain="full",
         unproven="never",
+        kernel="rknpu",
     )
     assert parse(given, {}) == expected
     assert parse({}, {OPTIONS[name].variable: text for name, text in given.items()}) == expected
@@ -73,6 +75,7 @@ def test_an_unknown_option_lists_the_valid_ones() -> None:
         ("debug", "loud", "off, verbose"),
         ("chain", "none", "safe, full"),
         ("unproven", "yes", "auto, never, always"),
+        ("kernel", "linux", "rocket, rknpu"),
     ],
 )
 def test_a_wrong_value_lists_the_valid_ones(name: str, text: str, valid: str) -> None:
@@ -88,9 +91,18 @@ def test_unproven_forms_are_those_of_the_device_or_of_the_user(text: str, forms:
 
 def test_auto_asks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A board that passed one probe gets one form."""
-    board = SimpleNamespace(forms=frozenset(FORMS[:1]))
-    monkeypatch.setattr(runtime, "shared_device", lambda name, cores: board)
-    assert [target_of(Options(unproven=text)).forms for text in UNPROVEN] == [{FORMS[0]}, set(), set(FORMS)]
+    board = SimpleNamespace(forms=frozenset(FORMS[:1]), signals_pooling=True)
+    monkeypatch.setattr(runtime, "shared_device", lambda name, cores, kernel: board)
+    targets = [target_of(Options(unproven=text)) for text in UNPROVEN]
+    assert [target.forms for target in targets] == [{FORMS[0]}, set(), set(FORMS)]
+    assert all(target.signals_pooling for target in targets)
+
+
+@pytest.mark.parametrize(("kernel", "signals"), [("rocket", False), ("rknpu", True)])
+@pytest.mark.parametrize("unproven", UNPROVEN)
+def test_the_kernel_tells_whether_pooling_ends(unproven: str, kernel: str, signals: bool) -> None:
+    options = parse({"device": "simulator", "unproven": unproven, "kernel": kernel}, {})
+    assert target_of(options).signals_pooling is signals
 
 
 def test_a_wrong_variable_is_named() -> None:

@@ -46,8 +46,8 @@ def small_program() -> Program:
         buffers=buffers,
         jobs=(Job(tuple(Task(np.array(w, np.uint64), 0) for w in (first, last)), (range(2),), (2,), (3,)),),
         relocations=tuple(Relocation(*place) for place in places),
-        inputs=(Port(0, 2, 0, (1, 8, 8, 16), "uint8", 1, 1024, -5),),
-        outputs=(Port(7, 3, 0, (1, 8, 8, 16), "int8", 1, 1024, 0),),
+        inputs=(Port(0, 2, 0, (1, 8, 8, 16), "uint8", 1, 1024, 1024, -5),),
+        outputs=(Port(7, 3, 0, (1, 8, 8, 16), "int8", 1, 1024, 1024, 0),),
         layers=(Layer("CONV_2D", 3, "8x8x16 -> 8x8x16, 1x1, stride 2x1"),),
     )
 

@@ -10,19 +10,17 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from delegate.errors import DeviceError, SimulatorError
-from delegate.hw.device import DeviceJob, Memory
+from delegate.hw.device import KERNELS, DeviceJob, Kernel, Memory
 from delegate.hw.sim.machine import Machine
 from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace
 from delegate.hw.sim.passes import Options
 from delegate.hw.soc import FORMS, RK3588, Soc
 
 LARGEST_CORES = 3
-Kernel = Literal["rocket", "rknpu"]
 
 
 @dataclass(eq=False)
@@ -46,7 +44,8 @@ class Simulator:
     """A Device whose NPU is simulated; see delegate.hw.device.Device.
 
     ``cores`` jobs run at once, each on a core with its own registers. ``kernel`` says how tasks are started: "rocket"
-    starts every task by itself (mainline), "rknpu" hands each range of DeviceJob.chains to PC as one chain.
+    starts every task by itself (mainline) and never hears of the end of a pooling task, so that it is an error there;
+    "rknpu" hands each range of DeviceJob.chains to PC as one chain.
     """
 
     name = "simulator"
@@ -57,12 +56,15 @@ class Simulator:
     ) -> None:
         if not 1 <= cores <= LARGEST_CORES:
             raise DeviceError(f"simulator with {cores} cores: 1 to {LARGEST_CORES}")
-        if kernel not in ("rocket", "rknpu"):
-            raise DeviceError(f"simulator with kernel {kernel!r}: rocket or rknpu")
+        if kernel not in KERNELS:
+            raise DeviceError(f"simulator with kernel {kernel!r}: {' or '.join(KERNELS)}")
         self.soc = soc
         self.kernel = kernel
+        self.signals_pooling = kernel == "rknpu"  # S-137, S-196
         self.memory = AddressSpace()
-        self.machines = tuple(Machine(self.memory, soc, options) for _ in range(cores))
+        self.machines = tuple(
+            Machine(self.memory, soc, options, signals_pooling=self.signals_pooling) for _ in range(cores)
+        )
         self._lock = threading.Condition()
         self._queue: list[_Queued] = []
         self._fences: dict[int, list[tuple[_Queued, bool]]] = {}  # buffer address: jobs that use it, writing or not

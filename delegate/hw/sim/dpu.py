@@ -12,7 +12,7 @@ from delegate.hw.regs import DPU, DPU_RDMA
 from delegate.hw.sim import settings, writer
 from delegate.hw.sim.core import Core
 from delegate.hw.sim.dpu_rdma import OPERAND_BITS, USE_ADD, USE_MULTIPLY, USE_PEND, Reader
-from delegate.hw.sim.lookup import Tables, decode_tables
+from delegate.hw.sim.lookup import Rounding, Tables, decode_tables
 from delegate.hw.sim.precision import DPU_CODE, FORMATS, INT8, Format, Precision
 from delegate.hw.sim.registers import TaskRegisters
 
@@ -97,8 +97,13 @@ class Dpu:
     writer: writer.Writer
 
 
-def decode(regs: TaskRegisters, core: Core | None, precision: Precision | None, depthwise: bool) -> Dpu:
-    """The plan; ``core`` and ``precision`` are None for a task without convolution. Raises SimulatorError."""
+def decode(
+    regs: TaskRegisters, core: Core | None, precision: Precision | None, depthwise: bool, rounding: Rounding
+) -> Dpu:
+    """The plan; ``core`` and ``precision`` are None for a task without convolution. Raises SimulatorError.
+
+    ``rounding``: of what tables give between two entries.
+    """
     flying = core is None
     table = not regs[DPU.EW_CFG]["ew_lut_bypass"] and not regs[DPU.EW_CFG]["ew_bypass"]
     settings.check_dpu(regs, table)
@@ -127,11 +132,16 @@ def decode(regs: TaskRegisters, core: Core | None, precision: Precision | None, 
         pend=_pend(regs, core, precision),
         norm=_scaling(regs, "bn"),
         elementwise=_elementwise(regs, process),
-        tables=decode_tables(regs) if table else None,
+        tables=decode_tables(regs, rounding) if table else None,
         output=_output(regs, out),
         writer=writer.decode(regs, width, height, channels, out, core, precision, depthwise),
     )
     _check_formats(regs, dpu, precision, core)
+    if dpu.tables is not None and dpu.integer:
+        limit = "int8: a table on other integers is not known (F-120)"
+        regs.require(process.name == "int8", DPU.DATA_FORMAT, f"proc {process.name}", limit)
+        limit = "bypassed: beside a table on integers BN pins the lookup at the join (S-221)"
+        regs.require(dpu.norm is None, DPU.BN_CFG, hex(regs.value(DPU.BN_CFG)), limit)
     return dpu
 
 
@@ -249,11 +259,7 @@ def _elementwise(regs: TaskRegisters, process: Format) -> Elementwise | None:
         plain = factor in (0, 1) and scale["ew_op_cvt_shift"] == 0
         regs.require(plain, DPU.EW_CVT_SCALE_VALUE, factor, "1 without shift in a float format: others are not known")
     from_memory = bool(config["ew_op_src"])
-    operands = (
-        ()
-        if from_memory
-        else tuple(regs[getattr(DPU, f"EW_OP_VALUE_{lane}")][f"ew_operand_{lane}"] for lane in range(8))
-    )
+    operands = () if from_memory else _operands(regs, process)
     return Elementwise(
         None if multiply else algorithm,
         "memory" if from_memory else "register",
@@ -267,6 +273,17 @@ def _elementwise(regs: TaskRegisters, process: Format) -> Elementwise | None:
         relu,
         relux,
     )
+
+
+def _operands(regs: TaskRegisters, process: Format) -> tuple[int, ...]:
+    """The eight operands that registers hold; int8: how many bits are read is not known (F-84)."""
+    registers = [getattr(DPU, f"EW_OP_VALUE_{lane}") for lane in range(8)]
+    values = tuple(regs[register][f"ew_operand_{lane}"] for lane, register in enumerate(registers))
+    for register, value in zip(registers, values, strict=True):
+        signed = _signed16(value & 0xFFFF)
+        limit = "a number of int8: how many bits an int8 task reads is not known"
+        regs.require(process.name != "int8" or -128 <= signed < 128, register, hex(value), limit)
+    return values
 
 
 def _check_beside_table(regs: TaskRegisters, multiply: bool, algorithm: int) -> None:
@@ -372,3 +389,6 @@ def _check_reader(regs: TaskRegisters, dpu: Dpu, reader: Reader) -> None:
     regs.require(bits == operand.format.bits, DPU.EW_CFG, f"edata_size {config['edata_size']}", limit)
     limit = f"DPU_RDMA's {int(operand.per_pixel)}"
     regs.require(config["ew_data_mode"] == operand.per_pixel, DPU.EW_CFG, f"data_mode {config['ew_data_mode']}", limit)
+    surfaces, pitch = -(-reader.channels // operand.format.atom), operand.surface_pitch
+    limit = f"not 0: {surfaces} surfaces need a stride (S-160)"
+    regs.require(surfaces == 1 or pitch > 0, DPU_RDMA.RDMA_EW_SURF_STRIDE, pitch, limit)

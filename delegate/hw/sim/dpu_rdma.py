@@ -192,39 +192,52 @@ def _surfaces(
     return memory.strided(address, shape, (pitch, 16, dtype.itemsize), dtype, what)
 
 
-def read_main(memory: AddressSpace, reader: Reader, task: str) -> Numbers:
-    """The main feed, (pixels, channels)."""
+def stored_main(memory: AddressSpace, reader: Reader, task: str) -> Stored:
+    """The main feed as it lies in memory, (surfaces, pixels, elements of an atom)."""
     main = reader.main
     assert main is not None
     count = -(-reader.channels // main.format.atom)
-    stored = _surfaces(memory, reader, main.format, main.address, main.surface_pitch, count, f"{task}: DPU main feed")
-    pixels = stored.transpose(1, 0, 2).reshape(stored.shape[1], -1)[:, : reader.channels]
-    return _numbers(pixels, main.format)
+    return _surfaces(memory, reader, main.format, main.address, main.surface_pitch, count, f"{task}: DPU main feed")
 
 
-def read_operand(memory: AddressSpace, reader: Reader, task: str) -> Numbers:
-    """The EW operand, (pixels, channels), or (1, channels) where it is one value per channel."""
+def _pixels(stored: Stored, reader: Reader, kind: Format) -> Numbers:
+    """Surfaces as numbers, (pixels, channels)."""
+    return _numbers(stored.transpose(1, 0, 2).reshape(stored.shape[1], -1)[:, : reader.channels], kind)
+
+
+def read_main(memory: AddressSpace, reader: Reader, task: str) -> Numbers:
+    """The main feed, (pixels, channels)."""
+    assert reader.main is not None
+    return _pixels(stored_main(memory, reader, task), reader, reader.main.format)
+
+
+def stored_operand(memory: AddressSpace, reader: Reader, task: str) -> Stored:
+    """The EW operand as it lies in memory, (surfaces, pixels, elements of an atom); one pixel if it is per channel.
+
+    F-123: integers as fp16, for which alone data mode 0 was measured (S-160).
+    """
     operand, what = reader.operand, f"{task}: EW operand"
     assert operand is not None
     kind = operand.format
     count = -(-reader.channels // kind.atom)
     if not operand.per_pixel:
         dtype = np.dtype(DTYPES[kind.name])
-        shape, strides = (count, kind.atom), (operand.surface_pitch, dtype.itemsize)
-        stored = memory.strided(operand.address, shape, strides, dtype, what)
-        return _numbers(stored.reshape(1, -1)[:, : reader.channels], kind)
+        shape, strides = (count, 1, kind.atom), (operand.surface_pitch, 16, dtype.itemsize)
+        return memory.strided(operand.address, shape, strides, dtype, what)
     if not operand.comb:
-        if count > 1 and operand.surface_pitch == 0:
-            raise SimulatorError(f"{task}: DPU_RDMA.RDMA_EW_SURF_STRIDE = 0: {count} surfaces need a stride (S-160)")
-        stored = _surfaces(memory, reader, kind, operand.address, operand.surface_pitch, count, what)
-    else:  # even surfaces through the main DMA, odd ones through ERDMA
-        even, odd = -(-count // 2), count // 2
-        stored = np.empty((count, reader.height * reader.width, kind.atom), DTYPES[kind.name])
-        stored[0::2] = _surfaces(memory, reader, kind, operand.main_address, operand.main_surface_pitch, even, what)
-        if odd:
-            stored[1::2] = _surfaces(memory, reader, kind, operand.address, operand.surface_pitch, odd, what)
-    pixels = stored.transpose(1, 0, 2).reshape(stored.shape[1], -1)[:, : reader.channels]
-    return _numbers(pixels, kind)
+        return _surfaces(memory, reader, kind, operand.address, operand.surface_pitch, count, what)
+    even, odd = -(-count // 2), count // 2  # even surfaces through the main DMA, odd ones through ERDMA
+    stored = np.empty((count, reader.height * reader.width, kind.atom), DTYPES[kind.name])
+    stored[0::2] = _surfaces(memory, reader, kind, operand.main_address, operand.main_surface_pitch, even, what)
+    if odd:
+        stored[1::2] = _surfaces(memory, reader, kind, operand.address, operand.surface_pitch, odd, what)
+    return stored
+
+
+def read_operand(memory: AddressSpace, reader: Reader, task: str) -> Numbers:
+    """The EW operand, (pixels, channels), or (1, channels) where it is one value per channel."""
+    assert reader.operand is not None
+    return _pixels(stored_operand(memory, reader, task), reader, reader.operand.format)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,16 +1,19 @@
 """BS, BN, EW and OUT_CVT of the fast path: doubles, block by block.
 
 Exact because the DPU's integers are below 2**32 and its factors below 2**16: their products are exact in doubles, as is
-scaling by a power of two, and rint rounds ties to even like the chip (S-04, S-21). ``stages`` is the plain model.
+scaling by a power of two, and rint rounds ties to even like the chip (S-04, S-21). ``stages`` is the plain model. What
+tables and OUT_CVT make of an index is looked up (``answers``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from delegate.hw.sim import answers
 from delegate.hw.sim.dpu import ADD, Dpu, Elementwise, Output, Scaling
 from delegate.hw.sim.numbers import Numbers
 
@@ -23,13 +26,10 @@ BLOCK = 1 << 16  # elements of a block; doubles of it stay in the cache
 def suits(plan: Dpu) -> bool:
     """Whether these stages are all there is in a task's DPU."""
     scale, norm, stage, output = plan.scale, plan.norm, plan.elementwise, plan.output
-    if plan.tables is not None or output.format.name != "int8":
+    if output.format.name != "int8" or (plan.tables is not None and not answers.bounded(plan.tables)):
         return False
-    if scale is not None:
-        known = scale.algorithm in (None, ADD) and not scale.prelu
-        known = known and (not scale.multiply or scale.multiply_source == "memory")
-        if not known or (scale.algorithm is not None and scale.alu_source != "memory"):
-            return False
+    if scale is not None and (scale.algorithm not in (None, ADD) or scale.prelu):
+        return False
     if norm is not None and (norm.algorithm is not None or norm.prelu or norm.multiply_source != "register"):
         return False
     return stage is None or (
@@ -49,6 +49,16 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
+class Lookup:
+    """The answers of tables and OUT_CVT to the indices of their window, from its first to its last."""
+
+    answers: answers.Answers
+    first: int
+    last: int
+    warn: Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
 class Epilogue:
     """The stages with the operands of one run."""
 
@@ -57,9 +67,17 @@ class Epilogue:
     steps: tuple[Step, ...]  # BS, BN
     elementwise: Elementwise | None
     output: Output
+    lookup: Lookup | None
 
 
-def prepare(plan: Dpu, truncate: int, add: Doubles, multiply: Doubles | None, reach: float) -> Epilogue:
+def prepare(
+    plan: Dpu,
+    truncate: int,
+    add: Doubles,
+    multiply: Doubles | None,
+    reach: float,
+    warn: Callable[[str], None],
+) -> Epilogue:
     """The epilogue for sums that with ``add`` stay within ``reach``, which is below 2**31."""
     steps = []
     for stage, factor in ((plan.scale, multiply), (plan.norm, None)):
@@ -68,7 +86,10 @@ def prepare(plan: Dpu, truncate: int, add: Doubles, multiply: Doubles | None, re
                 factor = np.array([stage.multiply_operand], np.float64)  # BN's register, without sign (S-14)
             step, reach = _step(stage, factor, reach)
             steps.append(step)
-    return Epilogue(truncate, add, tuple(steps), plan.elementwise, plan.output)
+    lookup = None
+    if plan.tables is not None:
+        lookup = Lookup(answers.of_tables(answers.alone(plan)), *answers.window(plan.tables), warn)
+    return Epilogue(truncate, add, tuple(steps), plan.elementwise, plan.output, lookup)
 
 
 def _step(stage: Scaling, multiply: Doubles | None, reach: float) -> tuple[Step, float]:
@@ -104,7 +125,17 @@ def finish(sums: Numbers, epilogue: Epilogue, operand: Doubles | None, result: I
             assert epilogue.elementwise is not None
             values += _converted(operand[part], epilogue.elementwise)
             _saturate(values)
-        _requantize(values, epilogue.output, result[part])
+        if epilogue.lookup is not None:
+            result[part] = _looked_up(values, epilogue.lookup)
+        else:
+            _requantize(values, epilogue.output, result[part])
+
+
+def _looked_up(values: Doubles, lookup: Lookup) -> Int8s:
+    """Tables and OUT_CVT; destroys ``values``."""
+    np.clip(values, lookup.first, lookup.last, out=values)
+    values -= lookup.first
+    return lookup.answers.take(values.astype(np.int64), lookup.warn)
 
 
 def _saturate(values: Doubles) -> None:

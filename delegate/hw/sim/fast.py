@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from delegate.hw.sim import dpu_rdma, epilogue, fetch, writer
+from delegate.hw.sim import dpu_rdma, epilogue, fetch, stages, writer
 from delegate.hw.sim.dpu import ADD
 from delegate.hw.sim.dpu_rdma import LaneValues
 from delegate.hw.sim.epilogue import BLOCK, INT32_LIMIT, Doubles, Epilogue, Int8s
@@ -78,7 +78,7 @@ class FastConvolution:
         if plain.dpu.elementwise is not None:
             assert plain.reader is not None
             operand = dpu_rdma.read_operand(memory, plain.reader, task).astype(np.float64)
-        finish = epilogue.prepare(plain.dpu, plain.core.truncate, lanes.add, lanes.multiply, reach)
+        finish = epilogue.prepare(plain.dpu, plain.core.truncate, lanes.add, lanes.multiply, reach, buffers.warn)
         run = self._depthwise if plain.front.weights.depthwise else self._direct
         run(memory, copy, matrix, finish, operand, task)
 
@@ -88,16 +88,19 @@ class FastConvolution:
         if reader is not None and (plan.scale is not None or plan.pend is not None):
             values = dpu_rdma.read_lane(memory, reader.scale_lane, plan.channels, True, task)
         scale = plan.scale
-        zeros = np.zeros(plan.channels)
-        adds = scale is not None and scale.algorithm == ADD and values.add is not None
-        add = values.add.astype(np.float64) if adds and values.add is not None else zeros
-        multiplies = scale is not None and scale.multiply and values.multiply is not None
-        multiply = values.multiply.astype(np.float64) if multiplies and values.multiply is not None else None
-        factor: int | Doubles = 0
+        add, multiply = np.zeros(plan.channels), None
+        if scale is not None and scale.algorithm == ADD:
+            held = values.add if scale.alu_source == "memory" else None
+            add += stages.signed(scale.alu_operand, 32) if held is None else held
+        if scale is not None and scale.multiply:
+            held = values.multiply if scale.multiply_source == "memory" else None
+            factor = stages.signed(scale.multiply_operand, 16) if held is None else held
+            multiply = np.zeros(plan.channels) + factor
+        pend: int | Doubles = 0
         if plan.pend is not None:
             from_memory = plan.pend.source == "memory" and values.pend is not None
-            factor = values.pend.astype(np.float64) if from_memory and values.pend is not None else plan.pend.factor
-        return Lanes(add, multiply, factor)
+            pend = values.pend.astype(np.float64) if from_memory and values.pend is not None else plan.pend.factor
+        return Lanes(add, multiply, pend)
 
     def _matrix(self, kernels: Kernels, factor: int | Doubles) -> Matrix:
         """Kernels plus the CPEND factor: sum x (w + f) is sum x w + f sum x. Kept with the kernels they come from."""

@@ -38,7 +38,10 @@ def to_numbers(stored: Stored, precision: Precision) -> Numbers:
 
 
 def cube(memory: AddressSpace, features: Features, task: str) -> Stored:
-    """The fetched cube as stored: a view (surfaces, height, width, elements of an atom). F-20: npu.md §3.2."""
+    """The fetched cube as stored: a view (surfaces, height, width, elements of an atom). F-20: npu.md §3.2.
+
+    The fetched columns may be a part of each row, a single one among them (F-127, F-128).
+    """
     dtype = np.dtype(STORED[features.precision])
     shape = (features.surfaces, features.height, features.width, 16 // dtype.itemsize)
     strides = (features.surface_pitch, features.row_pitch, 16, dtype.itemsize)

@@ -1,41 +1,62 @@
 """The DPU's lookup tables: two tables of 513 entries, linear interpolation, slopes outside (npu.md §6, S-117 to S-123).
 
-How the silicon rounds inside an interpolation is not known; ``evaluate`` interpolates ideally (F-90), and without the
-spikes of S-120 to S-122 (F-94).
+Indices are floats behind a float BN, and the integers behind BS in an int8 task (S-220, S-221: the sibling RK3576; on
+this chip nobody measured it, F-120). How the silicon rounds inside an interpolation is not known: floats interpolate
+ideally (F-90), integers as the machine is told (F-121), both without the spikes of S-120 to S-122: ``doubts`` says
+where one would be (F-94). The sibling's broken first entries (F-130) are not modelled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from delegate.errors import SimulatorError
 from delegate.hw.regs import DPU
-from delegate.hw.sim.numbers import Floats
+from delegate.hw.sim.numbers import Floats, Ints, Numbers, round_shift, saturate
 from delegate.hw.sim.registers import LookupTables, TaskRegisters
 
 Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Doubt = Callable[[str, Bools], None]  # takes a warning and the elements it is about
+Rounding = Literal["even", "away", "floor"]
 ENTRIES = 513
 SIGN_HYBRID = 2  # LUT_LO_LE_MUX: low table below zero, high table above
+JOIN_UNITS = 4  # index units from the join within which a spike was seen: 0.0015 of x at 2596 units (S-118, S-121)
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table: entries, the index of the first, index units of a segment, and the slope beyond its outer end."""
+    """One table: entries, first index and the one past the last, and the slope beyond its outer end."""
 
-    entries: tuple[int | None, ...]
+    entries: tuple[int, ...]
     start: int
     end: int
-    segment: int
-    slope: float  # entry units per index unit
+    select: int  # a segment has 2**select index units
+    slope: int  # entry units per index unit, times 2**slope_shift
+    slope_shift: int
+
+    @cached_property
+    def numbers(self) -> Ints:
+        return np.array(self.entries, np.int64)
+
+    def locate(self, index: Numbers) -> tuple[Ints, Numbers]:
+        """Segment of each index, and what is left of it in index units; the ends of the table beyond them."""
+        inside = np.clip(index, self.start, self.end) - self.start
+        segment = np.minimum(inside // (1 << self.select), ENTRIES - 2).astype(np.int64)
+        return segment, inside - segment * (1 << self.select)
 
 
 @dataclass(frozen=True)
 class Tables:
     low: Table
     high: Table
+    rounding: Rounding  # of integers
 
 
 def store(tables: LookupTables, config: dict[str, int], position: int, value: int) -> LookupTables:
@@ -57,7 +78,7 @@ def _signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
-def decode_tables(regs: TaskRegisters) -> Tables:
+def decode_tables(regs: TaskRegisters, rounding: Rounding) -> Tables:
     """The tables of a task; raises SimulatorError for settings other than the sign-hybrid one (F-91)."""
     config, info = regs[DPU.LUT_CFG], regs[DPU.LUT_INFO]
     known = config["lut_lo_le_mux"] == SIGN_HYBRID and not config["lut_expand_en"] and not config["lut_cal_sel"]
@@ -66,51 +87,87 @@ def decode_tables(regs: TaskRegisters) -> Tables:
     low_scale, low_shift = regs[DPU.LUT_LE_SLOPE_SCALE], regs[DPU.LUT_LE_SLOPE_SHIFT]
     high_scale, high_shift = regs[DPU.LUT_LO_SLOPE_SCALE], regs[DPU.LUT_LO_SLOPE_SHIFT]
     low = Table(
-        regs.tables.low,
+        _loaded(regs, regs.tables.low, "LE"),
         _signed(regs[DPU.LUT_LE_START]["lut_le_start"], 32),
         _signed(regs[DPU.LUT_LE_END]["lut_le_end"], 32),
-        1 << info["lut_le_index_select"],
-        _signed(low_scale["lut_le_slope_uflow_scale"], 16) / 2.0 ** low_shift["lut_le_slope_uflow_shift"],
+        info["lut_le_index_select"],
+        _signed(low_scale["lut_le_slope_uflow_scale"], 16),
+        low_shift["lut_le_slope_uflow_shift"],
     )
     high = Table(
-        regs.tables.high,
+        _loaded(regs, regs.tables.high, "LO"),
         _signed(regs[DPU.LUT_LO_START]["lut_lo_start"], 32),
         _signed(regs[DPU.LUT_LO_END]["lut_lo_end"], 32),
-        1 << info["lut_lo_index_select"],
-        _signed(high_scale["lut_lo_slope_oflow_scale"], 16) / 2.0 ** high_shift["lut_lo_slope_oflow_shift"],
+        info["lut_lo_index_select"],
+        _signed(high_scale["lut_lo_slope_oflow_scale"], 16),
+        high_shift["lut_lo_slope_oflow_shift"],
     )
     for table, name in ((low, "LE"), (high, "LO")):
-        span = (table.end - table.start) / table.segment
+        span = (table.end - table.start) / (1 << table.select)
         limit = f"{ENTRIES - 1} segments between start and end of {name}"
         regs.require(span == ENTRIES - 1, DPU.LUT_INFO, f"{name}: {span} segments", limit)
-        loaded = len(table.entries) == ENTRIES and None not in table.entries
-        limit = f"all {ENTRIES} entries of {name} loaded in this job: tables do not survive into the next (S-166)"
-        regs.require(loaded, DPU.LUT_ACCESS_CFG, f"{name} incomplete", limit)
-    return Tables(low, high)
+    return Tables(low, high, rounding)
+
+
+def _loaded(regs: TaskRegisters, entries: tuple[int | None, ...], name: str) -> tuple[int, ...]:
+    """The entries, all of them."""
+    present = tuple(entry for entry in entries if entry is not None)
+    limit = f"all {ENTRIES} entries of {name} loaded in this job: tables do not survive into the next (S-166)"
+    regs.require(len(present) == ENTRIES, DPU.LUT_ACCESS_CFG, f"{name} incomplete", limit)
+    return present
 
 
 def evaluate(values: Floats, tables: Tables) -> Floats:
     """Table values, in entry units, at the given indices (any shape)."""
-    index = values.astype(np.float64)
-    low = _interpolate(index, tables.low)
-    high = _interpolate(index, tables.high)
-    below = tables.low.slope * (index - tables.low.start)
-    above = tables.high.slope * (index - tables.high.end)
-    low = np.where(index < tables.low.start, _entry(tables.low, 0) + below, low)
-    high = np.where(index >= tables.high.end, _entry(tables.high, ENTRIES - 1) + above, high)
+    index = np.nan_to_num(values.astype(np.float64))
+    low, high = (_interpolate(index, table) for table in (tables.low, tables.high))
+    low += np.ldexp(tables.low.slope * np.minimum(index - tables.low.start, 0), -tables.low.slope_shift)
+    high += np.ldexp(tables.high.slope * np.maximum(index - tables.high.end, 0), -tables.high.slope_shift)
     return np.where(index < tables.high.start, low, high).astype(np.float32)
 
 
-def _entry(table: Table, at: int) -> float:
-    entry = table.entries[at]
-    assert entry is not None
-    return float(entry)
-
-
 def _interpolate(index: Doubles, table: Table) -> Doubles:
-    entries = np.array(table.entries, np.float64)
-    position = np.nan_to_num((index - table.start) / table.segment)
-    segment = np.clip(np.floor(position), 0, ENTRIES - 2).astype(np.int64)
-    fraction = np.clip(position - segment, 0.0, 1.0)
-    result: Doubles = entries[segment] + (entries[segment + 1] - entries[segment]) * fraction
+    segment, rest = table.locate(index)
+    first, second = table.numbers[segment], table.numbers[segment + 1]
+    result: Doubles = first + (second - first) * np.ldexp(rest, -table.select)
     return result
+
+
+def evaluate_integer(values: Ints, tables: Tables) -> Ints:
+    """Table values at integer indices (any shape): the index v - START, low table below START of the high one (F-120).
+
+    The index END reads the last entry, below START the first; there the slopes begin (S-221).
+    """
+    below, above = np.minimum(values - tables.low.start, 0), np.maximum(values - tables.high.end, 0)
+    low = _one_integer(values, below, tables.low, tables.rounding)
+    high = _one_integer(values, above, tables.high, tables.rounding)
+    return saturate(np.where(values < tables.high.start, low, high), 32)
+
+
+def _one_integer(values: Ints, beyond: Ints, table: Table, rounding: Rounding) -> Ints:
+    segment, rest = table.locate(values)
+    first = table.numbers[segment]
+    step = _round((table.numbers[segment + 1] - first) * rest, table.select, rounding)
+    return first + step + _round(beyond * table.slope, table.slope_shift, rounding)
+
+
+def _round(product: Ints, shift: int, rounding: Rounding) -> Ints:
+    """product / 2**shift, by one of the rules that the silicon may follow (F-121)."""
+    return product >> shift if rounding == "floor" else round_shift(product, shift, rounding == "away")
+
+
+def doubts(values: Numbers, tables: Tables, offset: int) -> Iterator[tuple[str, Bools]]:
+    """Where the silicon is known to do something else than ``evaluate``, in fp16: a warning, and for which values."""
+    low = values < tables.high.start
+    zero, flat = np.zeros(values.shape, np.bool_), np.zeros(values.shape, np.bool_)
+    for table, mine in ((tables.low, low), (tables.high, ~low)):
+        segment, rest = table.locate(np.nan_to_num(values))
+        between, whole = rest != 0, rest == 1 << table.select
+        first, second = table.numbers[segment], table.numbers[segment + 1]
+        zero |= mine & (((first == 0) & ~whole) | ((second == 0) & between))
+        flat |= mine & (first == second) & between & ~whole
+    yield "a table entry of 0 is looked up: it decodes to 4 (S-122)", zero
+    yield "an index lies between two equal table entries: spikes were seen on flat runs (S-120)", flat
+    if not np.issubdtype(values.dtype, np.integer) and offset < 0:
+        near = np.abs(values - tables.high.start) < JOIN_UNITS
+        yield "an index near the join of the tables beside a negative OUT_CVT_OFFSET: a spike was seen (S-121)", near

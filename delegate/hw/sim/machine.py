@@ -19,6 +19,7 @@ from delegate.hw.regs import CNA, CORE, DPU, PC
 from delegate.hw.sim import lookup
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.passes import Buffers, Options, Pass, decode_pass
+from delegate.hw.sim.ppu import Pooling
 from delegate.hw.sim.registers import BLOCK_NAMES, IGNORED_BITS, POINTERS, CoreState, LookupTables, TaskRegisters
 from delegate.hw.soc import RK3588, Soc
 
@@ -64,7 +65,7 @@ class Machine:
     """A core with its register files and CBUF, over an address space that may be shared with others.
 
     ``warnings`` collects what silicon tolerates but programs should not do; ``observe`` is shown each task that is
-    about to run.
+    about to run. ``signals_pooling``: whether the kernel hears of the end of a PPU task (F-105).
     """
 
     def __init__(
@@ -73,17 +74,19 @@ class Machine:
         soc: Soc = RK3588,
         options: Options | None = None,
         observe: Callable[[Decoded], None] | None = None,
+        signals_pooling: bool = True,
     ) -> None:
         self.memory = memory
         self.soc = soc
         self.options = options or Options()
         self.observe = observe
+        self.signals_pooling = signals_pooling
         self.warnings: dict[str, int] = {}
         self.tasks = 0  # fired since the start, for messages
         self._decoded: dict[tuple[int, bytes], Decoded] = {}
         self._state_ids: dict[Hashable, int] = {}
         self._state_count = 0
-        self._buffers = Buffers()
+        self._buffers = Buffers(self.warn)
         self.reset()
 
     def reset(self) -> None:
@@ -110,6 +113,11 @@ class Machine:
             if index and decoded.unarmed:
                 names = ", ".join(decoded.unarmed)
                 raise SimulatorError(f"{task}: chained, but S_POINTER of {names} is not written again (S-101, F-116)")
+            if not self.signals_pooling and isinstance(decoded.run, Pooling):
+                raise SimulatorError(
+                    f"{task}: only the PPU fires, and the mainline kernel never hears of its end: the job would run "
+                    "into the 500 ms watchdog (S-137, S-196)"
+                )
             for warning in decoded.warnings:
                 self.warn(warning)
             if self.observe is not None:

@@ -14,9 +14,10 @@ import numpy as np
 from delegate.errors import SimulatorError
 from delegate.hw.registers import Register
 from delegate.hw.regs import CORE, DPU, PPU
-from delegate.hw.sim import cna, core, dpu, dpu_rdma, fast, fetch, ppu, stages, writer
+from delegate.hw.sim import answers, cna, core, dpu, dpu_rdma, fast, fetch, ppu, stages, writer
 from delegate.hw.sim.cna import Front, Weights
 from delegate.hw.sim.dpu_rdma import LaneValues, Reader
+from delegate.hw.sim.lookup import Bools, Rounding
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.numbers import Numbers, saturate
 from delegate.hw.sim.precision import INT16
@@ -54,8 +55,12 @@ class Kernels:
 
 @dataclass(eq=False)
 class Buffers:
-    """The CBUF between tasks, and kernels met before (kept as long as memory holds the same bytes)."""
+    """The CBUF between tasks, and kernels met before (kept as long as memory holds the same bytes).
 
+    ``warn`` takes what a run met that silicon may do differently.
+    """
+
+    warn: Callable[[str], None]
     features: tuple[tuple[int, ...], Callable[[], Numbers]] | None = None  # geometry, values
     kernels: Kernels | None = None
     _kept: dict[Hashable, Kernels] = field(default_factory=dict)
@@ -140,7 +145,7 @@ class Convolution:
         kernels = buffers.fetch_kernels(memory, self.front.weights, task).numbers()
         numbers = fetch_features(memory, buffers, self.front, task)
         lane = scale_lane(memory, self.dpu, self.reader, task)
-        finish(memory, self.dpu, self.reader, self.accumulate(numbers, kernels, lane, task), lane, task)
+        finish(memory, buffers, self.dpu, self.reader, self.accumulate(numbers, kernels, lane, task), lane, task)
 
     def accumulate(self, numbers: Numbers, kernels: Numbers, scale_lane: LaneValues, task: str) -> Numbers:
         """What enters the DPU's BS stage, (pixels, channels): the accumulators, CPEND included."""
@@ -169,7 +174,7 @@ class Flying:
         writer.check_mapped(memory, self.dpu.writer, task)
         buffers.forget()  # the CBUF is not promised to survive another task
         lane = scale_lane(memory, self.dpu, self.reader, task)
-        finish(memory, self.dpu, self.reader, dpu_rdma.read_main(memory, self.reader, task), lane, task)
+        finish(memory, buffers, self.dpu, self.reader, dpu_rdma.read_main(memory, self.reader, task), lane, task)
 
 
 def scale_lane(memory: AddressSpace, plan: dpu.Dpu, reader: Reader | None, task: str) -> LaneValues:
@@ -180,9 +185,20 @@ def scale_lane(memory: AddressSpace, plan: dpu.Dpu, reader: Reader | None, task:
 
 
 def finish(
-    memory: AddressSpace, plan: dpu.Dpu, reader: Reader | None, values: Numbers, lane: LaneValues, task: str
+    memory: AddressSpace,
+    buffers: Buffers,
+    plan: dpu.Dpu,
+    reader: Reader | None,
+    values: Numbers,
+    lane: LaneValues,
+    task: str,
 ) -> None:
     """Operands from memory, the DPU's stages, and the writer."""
+
+    def doubt(text: str, where: Bools) -> None:
+        if where.any():
+            buffers.warn(text)
+
     norm_lane = LaneValues()
     operand = None
     if reader is not None:
@@ -190,7 +206,7 @@ def finish(
             norm_lane = dpu_rdma.read_lane(memory, reader.norm_lane, plan.channels, plan.integer, task)
         if plan.elementwise is not None and plan.elementwise.source == "memory":
             operand = dpu_rdma.read_operand(memory, reader, task)
-    result = stages.run(values, plan, lane, norm_lane, operand, task)
+    result = stages.run(values, plan, lane, norm_lane, operand, doubt)
     writer.write(memory, plan.writer, result, task)
 
 
@@ -200,6 +216,7 @@ class Options:
 
     plain: bool = False
     pad_lanes: bool = False  # PAD_CON1 by byte lanes in depthwise convolutions (S-36) instead of its low byte (F-30)
+    interpolation: Rounding = "even"  # of integers between two entries of a table (F-121)
 
 
 def _check_work(regs: TaskRegisters, register: Register, elements: int) -> None:
@@ -218,16 +235,17 @@ def decode_pass(regs: TaskRegisters, fired: frozenset[str], soc: Soc, options: O
         _check_work(regs, PPU.DATA_CUBE_OUT_CHANNEL, pooling.elements)
         return pooling
     if "CNA" not in fired:
-        plan = dpu.decode(regs, None, None, False)
+        plan = dpu.decode(regs, None, None, False, options.interpolation)
         reader = dpu_rdma.decode(regs, True, False)
         dpu.check_operands(regs, plan, reader)
         _check_work(regs, DPU.DATA_CUBE_CHANNEL, plan.width * plan.height * plan.channels)
-        return Flying(plan, reader)
+        flying = Flying(plan, reader)
+        return flying if options.plain or not answers.suits(flying) else answers.FastFlying(flying)
     front = cna.decode(regs, soc)
     array = core.decode(regs, front)
     core.check_pad_lanes(regs, front, array)
     depthwise = front.weights.depthwise
-    plan = dpu.decode(regs, array, front.features.precision, depthwise)
+    plan = dpu.decode(regs, array, front.features.precision, depthwise, options.interpolation)
     reader_or_none = dpu_rdma.decode(regs, False, depthwise) if "DPU_RDMA" in fired else None
     dpu.check_operands(regs, plan, reader_or_none)
     _check_work(regs, DPU.DATA_CUBE_CHANNEL, plan.width * plan.height * plan.channels)

@@ -65,8 +65,9 @@ class Pooling:
         top, bottom, left, right = self.padding
         reach = [(o - 1) * s + k for o, s, k in zip(self.output, self.stride, self.kernel, strict=True)]
         stored = stored[:, : max(1, reach[0] - top), : max(1, reach[1] - left)]  # what no window sees is not read
-        numbers = stored.astype(np.int64 if self.format.integer else np.float32)
-        full = np.pad(numbers, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=self.pad_value)
+        if self.method == AVERAGE:  # maxima and minima stay in the type of the elements
+            stored = stored.astype(np.int64 if self.format.integer else np.float32)
+        full = np.pad(stored, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=self.pad_value)
         taps = [
             full[
                 :,
@@ -83,10 +84,11 @@ class Pooling:
     def reduce(self, taps: list[Numbers]) -> Numbers:
         """All taps of the window to one value each (F-101)."""
         result: Numbers
-        if self.method == MAXIMUM:
-            result = np.maximum.reduce(taps)
-        elif self.method == MINIMUM:
-            result = np.minimum.reduce(taps)
+        if self.method in (MAXIMUM, MINIMUM):
+            larger = np.maximum if self.method == MAXIMUM else np.minimum
+            result = taps[0].copy()
+            for tap in taps[1:]:
+                larger(result, tap, out=result)
         elif self.format.integer:  # Q16 reciprocals, ties to even (S-179: one closed form for S-132)
             product = np.sum(taps, axis=0) * (self.reciprocals[0] * self.reciprocals[1])
             result = saturate(round_shift(product, 32), self.format.bits)
@@ -155,7 +157,11 @@ def _pad_value(regs: TaskRegisters, form: Format) -> float:
     bits = PAD_BITS[form.name]
     raw = regs[PPU.PADDING_VALUE_1_CFG]["pad_value_0"] & ((1 << bits) - 1)
     if form.integer:
-        return raw - (1 << bits) if raw >> (bits - 1) else raw
+        value = raw - (1 << bits) if raw >> (bits - 1) else raw
+        limit = 1 << (form.bits - 1)
+        fits = -limit <= value < limit
+        regs.require(fits, PPU.PADDING_VALUE_1_CFG, value, f"a number of {form.name}: others are not known (F-129)")
+        return value
     return float(np.array([raw], np.uint16).view(np.float16)[0])
 
 

@@ -1,6 +1,7 @@
 """The arithmetic of the DPU's stages on (pixels, channels): integers in int64, floats in single.
 
-Order: BS, BN, EW with the tables, OUT_CVT (npu.md §5.3). This is the plain model; ``fast`` is tested against it.
+Order: BS, BN, EW with the tables, OUT_CVT (npu.md §5.3). Integers have 32 bits from stage to stage, also where a task
+without convolution reads int8 (F-122). This is the plain model; ``fast`` is tested against it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from delegate.errors import SimulatorError
+from delegate.hw.sim import lookup
 from delegate.hw.sim.dpu import (
     ABSOLUTE,
     ADD,
@@ -27,7 +29,7 @@ from delegate.hw.sim.dpu import (
     Scaling,
 )
 from delegate.hw.sim.dpu_rdma import LaneValues
-from delegate.hw.sim.lookup import evaluate
+from delegate.hw.sim.lookup import Doubt
 from delegate.hw.sim.numbers import (
     Floats,
     Ints,
@@ -139,12 +141,10 @@ def _multiply_float(values: Floats, stage: Scaling, lane: LaneValues) -> Floats:
     return np.where(values < 0, product, values) if stage.prelu else product
 
 
-def operand_register(stage: Elementwise, channels: int, integer: bool, bits: int, task: str) -> Numbers:
+def operand_register(stage: Elementwise, channels: int, integer: bool, bits: int) -> Numbers:
     """The EW operand held in registers, (1, channels): lane c % 8 (S-152, F-84)."""
     lanes = np.arange(channels) % len(stage.operands)
     if integer:
-        if bits == 8 and any(signed(v, 8) != signed(v, 16) for v in stage.operands):
-            raise SimulatorError(f"{task}: DPU.EW_OP_VALUE beyond int8: how many bits an int8 task reads is not known")
         width = 32 if bits == 32 else 16
         whole: Numbers = np.array([signed(v, width) for v in stage.operands], np.int64)[lanes][None]
         return whole
@@ -157,7 +157,8 @@ def operand_register(stage: Elementwise, channels: int, integer: bool, bits: int
 def convert_operand(operand: Ints, stage: Elementwise) -> Ints:
     """The operand converter: (e + offset) * scale / 2**shift, or offset after it with CVT_TYPE 0.
 
-    Ties to even like all other converters of the chip; nobody measured it (C-14, F-81).
+    Ties to even like all other converters of the chip; nobody measured it (C-14, F-81). It stands before every
+    operation, and takes operands of registers too (F-124).
     """
     if not stage.convert:
         return operand
@@ -253,12 +254,12 @@ def run(
     scale_lane: LaneValues,
     norm_lane: LaneValues,
     operand: Numbers | None,
-    task: str,
+    doubt: Doubt,
 ) -> Stored:
-    """The stages from BS on, on (pixels, channels); returns stored elements."""
+    """The stages from BS on, on (pixels, channels); returns stored elements. ``doubt`` is told what is not certain."""
     stage = dpu.elementwise
     if stage is not None and stage.source == "register" and stage.operands:
-        operand = operand_register(stage, dpu.channels, dpu.integer, dpu.process.bits, task)
+        operand = operand_register(stage, dpu.channels, dpu.integer, dpu.process.bits)
     if dpu.integer:
         if dpu.scale is not None:
             values = scale_integer(values, dpu.scale, scale_lane)
@@ -268,7 +269,8 @@ def run(
             converted = convert_operand(operand, stage) if operand is not None else None
             values = relu_elementwise(combine_integer(values, converted, stage, dpu.process.bits), stage, True)
         if dpu.tables is not None:
-            raise SimulatorError(f"{task}: DPU.EW_CFG: the table on integers is not known on this chip (S-125)")
+            _doubts(values, dpu.tables, dpu.output, doubt)
+            values = lookup.evaluate_integer(values, dpu.tables)
         return output_integer(values, dpu.output)
     with np.errstate(all="ignore"):
         if dpu.scale is not None:
@@ -278,5 +280,11 @@ def run(
         if stage is not None:
             values = relu_elementwise(combine_float(values, operand, stage), stage, False)
         if dpu.tables is not None:
-            values = evaluate(values, dpu.tables)
+            _doubts(values, dpu.tables, dpu.output, doubt)
+            values = lookup.evaluate(values, dpu.tables)
         return output_float(values, dpu.output)
+
+
+def _doubts(values: Numbers, tables: lookup.Tables, output: Output, doubt: Doubt) -> None:
+    for text, where in lookup.doubts(values, tables, output.offset):
+        doubt(text, where)

@@ -22,7 +22,8 @@ class Writer:
     """Destination of a task; true sizes, pitches in bytes.
 
     Channel group g holds ``surfaces`` surfaces; surface j of it starts at address + g * group_pitch + j * surface_pitch
-    and holds one atom a pixel, rows ``row_pitch`` apart (F-70, npu.md §5.6, C-20).
+    and holds one atom a pixel, rows ``row_pitch`` apart (F-70, npu.md §5.6, C-20); what lies between stays as it is, in
+    every format and mode (F-125, F-126).
     """
 
     address: int
@@ -131,17 +132,22 @@ def write(memory: AddressSpace, plan: Writer, values: Stored, task: str) -> None
         _write_transposed(memory, plan, raw, task)
         return
     atom = plan.format.atom
-    count = -(-plan.channels // atom)
     if plan.channels % atom:
         raw = np.concatenate((raw, np.zeros((raw.shape[0], -plan.channels % atom), raw.dtype)), axis=1)
-    surfaces = raw.reshape(plan.height, plan.width, count, atom)
+    write_surfaces(memory, plan, raw.reshape(len(raw), -1, atom).transpose(1, 0, 2), task)
+
+
+def write_surfaces(memory: AddressSpace, plan: Writer, raw: Stored, task: str) -> None:
+    """Writes (surfaces, pixels, elements of an atom) to where the groups and rows of the plan lie."""
+    count, _, atom = raw.shape
+    surfaces = raw.reshape(count, plan.height, plan.width, atom)
     for first in range(0, count, plan.surfaces):
         last = min(first + plan.surfaces, count)
         address = plan.address + first // plan.surfaces * plan.group_pitch
         shape = (last - first, plan.height, plan.width, atom)
         strides = (plan.surface_pitch, plan.row_pitch, 16, raw.dtype.itemsize)
         view = memory.strided(address, shape, strides, raw.dtype, f"{task}: DPU output")
-        view[...] = surfaces[:, :, first:last].transpose(2, 0, 1, 3)
+        view[...] = surfaces[first:last]
 
 
 def _write_transposed(memory: AddressSpace, plan: Writer, raw: Stored, task: str) -> None:

@@ -6,12 +6,13 @@ import threading
 
 import numpy as np
 import pytest
-from hw.sim.programs import BIAS, INPUT, OUTPUT, WEIGHTS, Fields, Shape, convolution, words
+from hw.sim.flying import pooling
+from hw.sim.programs import BIAS, INPUT, OUTPUT, POOLING, WEIGHTS, Fields, Shape, change, convolution, words
 
 from delegate.errors import DeviceError, SimulatorError
-from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
+from delegate.hw.device import Device, DeviceJob, DeviceTask, Kernel, Memory, open_device
 from delegate.hw.registers import Register
-from delegate.hw.regs import DPU
+from delegate.hw.regs import DPU, PPU, PPU_RDMA
 from delegate.hw.sim.device import Simulator
 
 SHAPE = Shape(4, 4, 16, 32, output=(4, 4))
@@ -162,9 +163,9 @@ def test_two_threads_share_a_device(device: Simulator):
 
 
 @pytest.mark.parametrize("kernel", ["rocket", "rknpu"])
-def test_both_kernels_run_chains(kernel: str):
+def test_both_kernels_run_chains(kernel: Kernel):
     """uapi.md: the mainline kernel starts each task, the vendor's hands the range to PC."""
-    device = Simulator(kernel=kernel)  # type: ignore[arg-type]
+    device = Simulator(kernel=kernel)
     jobs = [Job(device, bias) for bias in (1, 2)]
     stream = jobs[0].stream.view.view(np.uint64)
     count = len(stream)
@@ -190,6 +191,32 @@ def test_the_device_opens_by_name():
             Simulator(cores=cores)
     with pytest.raises(DeviceError, match="rocket or rknpu"):
         Simulator(kernel="other")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kernel", ["rocket", "rknpu"])
+def test_only_one_kernel_hears_of_the_end_of_a_pooling_task(kernel: Kernel):
+    """S-137, S-196: stock mainline runs a pooling job into its watchdog; the vendor's kernel does not."""
+    device = open_device("simulator", kernel=kernel)
+    assert device.signals_pooling == (kernel == "rknpu")
+    buffers = {address: device.allocate(2048) for address in (INPUT, OUTPUT)}
+    given = np.random.default_rng(1).integers(-128, 128, (4, 4, 16)).astype(np.int8)
+    buffers[INPUT].view[:256] = given.reshape(-1).view(np.uint8)
+    fields, _ = pooling(np.int8, 1, (4, 4), (2, 2), (2, 2), (0, 0, 0, 0), 16)
+    fields = change(fields, PPU_RDMA.RDMA_SRC_BASE_ADDR, src_base_addr=buffers[INPUT].address)
+    fields = change(fields, PPU.DST_BASE_ADDR, dst_base_addr=buffers[OUTPUT].address >> 4)
+    stream = np.array(words(fields, POOLING), np.uint64)
+    place = device.allocate(stream.nbytes)
+    place.view[:] = stream.view(np.uint8)
+    job = DeviceJob((DeviceTask(place.address, len(stream)),), (range(1),), (buffers[INPUT],), (buffers[OUTPUT],))
+    if kernel == "rocket":
+        with pytest.raises(SimulatorError, match="never hears of its end: the job would run into the 500 ms watchdog"):
+            device.wait(device.submit([job]), 10)
+        assert not buffers[OUTPUT].view.any()
+    else:
+        device.wait(device.submit([job]), 10)
+        wanted = given.reshape(2, 2, 2, 2, 16).max(axis=(1, 3))
+        assert np.array_equal(buffers[OUTPUT].view[:64].view(np.int8), wanted.reshape(-1))
+    device.close()
 
 
 def test_warnings_are_collected(device: Simulator):

@@ -100,13 +100,15 @@ def test_half_averages(kernel: tuple[int, int]):
         (PPU.DATA_FORMAT, {"proc_precision": 4}, "S-175"),
         (PPU_RDMA.RDMA_DATA_FORMAT, {"in_precision": 0}, "S-129"),
         (PPU.DATA_CUBE_OUT_WIDTH, {"cube_out_width": 3}, "starve"),
-        (PPU.DATA_CUBE_IN_WIDTH, {"cube_in_width": 4}, "must agree"),
+        (PPU.PADDING_VALUE_1_CFG, {"pad_value_0": 128}, "a number of int8"),
+        (PPU.PADDING_VALUE_1_CFG, {"pad_value_0": 0x7FF7F}, "a number of int8"),
+        (PPU.DATA_CUBE_IN_WIDTH, {"cube_in_width": 5}, "must agree"),
         (PPU.DST_BASE_ADDR, {"dst_base_addr": 0}, "PPU output"),
         (PPU_RDMA.RDMA_SRC_BASE_ADDR, {"src_base_addr": 0}, "PPU input"),
     ],
 )
 def test_conditions_of_pooling(register: Register, values: dict[str, int], message: str):
-    fields, _ = pooling(np.int8, 1, (6, 6), (2, 2), (2, 2), (0, 0, 0, 0), 32)
+    fields, _ = pooling(np.int8, 1, (5, 5), (2, 2), (2, 2), (1, 0, 1, 0), 32)
     with pytest.raises(SimulatorError, match=message):
         Board().run(words(change(fields, register, **values), POOLING))
 
