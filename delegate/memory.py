@@ -203,8 +203,9 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
     for block in blocks:
         images = max(tensor.shape[0] for tensor in block.tensors)
         block.size = images * sum(surfaces[t.index] * surface_bytes(t, soc) for t in block.tensors)
-        # a layer may read a line group from a view's last row on
+        # a layer may read a line group from a view's last row on, or from that of a move
         block.size += max((soc.line_group - 1) * t.shape[2] * soc.atom_bytes for t in block.tensors) * views.any_rows
+        block.size += (soc.line_group - 1) * widest_pitch(layers) * soc.atom_bytes
         if block.first >= 0 and block.last < len(layers):
             inner.append(block)
             continue
@@ -221,6 +222,12 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
         if root.tensor.index in cubes:
             cubes[part.index] = part_of_cube(cubes[root.tensor.index], root, soc)
     return Allocation(buffers, cubes)
+
+
+def widest_pitch(layers: Sequence[AnyLayer]) -> int:
+    """Pixels from row to row in what any move reads."""
+    moves = [move for layer in layers if isinstance(layer, Convolution) for move in layer.moves]
+    return max((move.source.pitch for move in moves), default=0)
 
 
 def part_of_cube(cube: Cube, root: Root, soc: Soc) -> Cube:

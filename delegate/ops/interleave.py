@@ -1,4 +1,4 @@
-"""Outputs in blocks: a pixel of every block is computed as channels of its own, then the pixels are put in their places.
+"""Outputs in blocks: a pixel of every block is computed as channels of its own, then pixels are put in their places.
 
 Layers that stand still between two pixels of a block (TRANSPOSE_CONV, RESIZE_BILINEAR) are ordinary convolutions for
 each place in a block. The rows of a block are written apart from each other at once (form ROW_SKIP); its columns lie
@@ -85,7 +85,7 @@ def put_columns(
     """The copies that make the output of the tensor of blocks: a move for each column, then the end is cut off."""
     if columns.period == 1:
         return []
-    images, height, width, channels = output.shape
+    images, height, _, channels = output.shape
     uncut = output
     if columns.cut:
         uncut = inner_tensor(node, number, (images, height, columns.blocks * columns.period, channels))
@@ -125,8 +125,8 @@ def moves_of(layers: Sequence[Convolution]) -> list[Move]:
 def forms_needed(layers: Sequence[Convolution]) -> set[str]:
     """The unproven forms that the moves of some layers are of."""
     moves = moves_of(layers)
-    reads = any(move.source.width != move.source.pitch for move in moves)
-    writes = any(move.target.width != move.target.pitch for move in moves)
+    reads = any(move.source.rows > 1 and move.source.width != move.source.pitch for move in moves)
+    writes = any(move.target.rows > 1 and move.target.width != move.target.pitch for move in moves)
     return {form for form, needed in ((PART_OF_ROW, reads), (ROW_SKIP, writes)) if needed}
 
 

@@ -1,28 +1,24 @@
 """RESIZE_BILINEAR: depthwise convolutions of up to 2 x 2 taps, one for each place of an output pixel in its block.
 
-Sizes in a ratio of small numbers repeat their fractions from block to block. Where products of the fractions are whole
-numbers of up to 255 over a common divisor, sums are exact and rounded once, as TFLite rounds: the result is its own.
-A side that only repeats pixels is copied as by RESIZE_NEAREST_NEIGHBOR. Beyond the input its border goes on.
+Where products of the fractions are whole numbers of up to 255 over a common divisor, sums are exact and rounded once,
+as TFLite rounds: the result is its own. A side that only repeats pixels is copied as by RESIZE_NEAREST_NEIGHBOR. Beyond
+the input its border goes on. Sides whose fractions do not repeat are done line by line.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 
 from delegate import quantize
 from delegate.hw.layout import fits_cbuf
-from delegate.hw.soc import NORM_SHIFT, Target
+from delegate.hw.soc import NORM_SHIFT, Soc, Target
 from delegate.ir import Convolution, Move, Node, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import CBUF_TEXT
 from delegate.ops.copies import copy, rectangle
 from delegate.ops.interleave import (
-    Side,
     inner_tensor,
     put_columns,
     row_moves,
@@ -30,169 +26,157 @@ from delegate.ops.interleave import (
     tensor_of_blocks,
     unit_of,
 )
+from delegate.ops.interpolation import (
+    LARGEST_WEIGHT,
+    Positions,
+    Reals,
+    Weave,
+    drift,
+    positions,
+    unchanged,
+    weave,
+    whole_weights,
+)
 from delegate.ops.resize_nearest_neighbor import RESIZE_RULES, WIDENED, gathered, is_identity
-from delegate.requantize import LARGEST_ERROR, quotient
+from delegate.requantize import quotient
 
-RATIO_REMEDY = "sizes of which one is a small multiple of the other"
 GATHERED, COLUMNS_DONE, BORDERED, BORDERED_AGAIN = range(WIDENED + 1, WIDENED + 5)  # numbers of inner tensors
-LARGEST_PASS = 16  # phases of a block that are interpolated in one pass; more are two passes, columns before rows
-LARGEST_WEIGHT = 255  # with the weights' zero point at -128
-DIVISORS = np.arange(1, 4 * LARGEST_WEIGHT + 1)
-FIXED_ONE = 1 << 10  # TFLite's positions of int8 pixels
-STEPS = 255  # between the ends of 8 bits
+LARGEST_PASS = 16  # places in a block that are interpolated in one pass; more are two passes, columns before rows
+LARGEST_ERROR = 0.95  # steps; a result that errs by less than 1 before it is rounded is within 1 behind that
 SPAN = 256 * 4 * LARGEST_WEIGHT  # bound of an accumulator
-Reals = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Positions:
-    """Where TFLite looks along one side: (output) each; ``fraction`` is the part that ``upper`` has."""
+class Woven:
+    """A pass over both sides in blocks."""
 
-    lower: npt.NDArray[np.int64]
-    upper: npt.NDArray[np.int64]
-    fraction: Reals
+    rows: Weave
+    columns: Weave
 
     @property
-    def single(self) -> list[int] | None:
-        """The one pixel that each output is, if all of them are."""
-        fraction = np.where(self.upper == self.lower, 0.0, self.fraction)
-        return self.lower.tolist() if not fraction.any() else None
+    def places(self) -> list[tuple[int, int]]:
+        """Row and column of each pixel of a block."""
+        return list(product(self.rows.phases, self.columns.phases))
+
+    def shares(self, row: int, column: int) -> Reals:
+        """What the pixels of the window have of one place in the block."""
+        return np.outer(self.rows.taps(row), self.columns.taps(column))
+
+    @property
+    def error(self) -> float:
+        """Bound in steps of what the weights err."""
+        return max(whole_weights(self.shares(*place))[2] for place in self.places)
+
+    def fits(self, height: int, width: int, soc: Soc) -> bool:
+        """Whether one layer can do it, from so many rows and columns."""
+        window = len(self.rows.window), len(self.columns.window)
+        kernel = window[0] * window[1] * soc.depthwise_group
+        read = width + sum(self.columns.border(width))
+        return (
+            max(self.rows.step, self.columns.step) <= soc.largest_stride
+            and max(window) <= soc.largest_kernel
+            and kernel <= soc.kernel_bytes_limit
+            and fits_cbuf(window[0], read, soc.depthwise_group, kernel, soc)
+        )
 
 
 @dataclass(frozen=True)
-class Weave(Side):
-    """One side in blocks: out[block * period + phase] is 1 - fraction of in[block * step + first] and fraction of the
-    next, ``first`` and ``fraction`` being those of the phase."""
+class Lines:
+    """A pass over one side, each line of the output by itself; axis 0: rows."""
 
-    step: int
-    first: tuple[int, ...]
-    fraction: tuple[Fraction, ...]
+    axis: int
+    exact: Positions
 
     @property
-    def window(self) -> range:
-        """Pixels that any phase reads, counted from block * step on, that one among them."""
-        last = max(first + (fraction > 0) for first, fraction in zip(self.first, self.fraction, strict=True))
-        return range(min(0, *self.first), last + 1)
-
-    def taps(self, phase: int) -> list[Fraction]:
-        """The weights of the window's pixels."""
-        weights = [Fraction(0)] * len(self.window)
-        place = self.first[phase] - self.window.start
-        weights[place] = 1 - self.fraction[phase]
-        if self.fraction[phase]:
-            weights[place + 1] = self.fraction[phase]
-        return weights
-
-    def read(self, output: int) -> tuple[int, Fraction]:
-        """(pixel, fraction of the next) of an output; the pixel may lie beyond the input."""
-        block, phase = divmod(output, self.period)
-        return block * self.step + self.first[phase], self.fraction[phase]
-
-    def border(self, size: int) -> tuple[int, int]:
-        """How many pixels before the input and behind it are read with a weight."""
-        reads = [self.read(output) for output in range(self.size)]
-        before = max(-first for first, _ in reads)
-        after = max(first + (fraction > 0) for first, fraction in reads) - (size - 1)
-        return max(0, before), max(0, after)
+    def error(self) -> float:
+        """Bound in steps of what the weights err."""
+        return max(whole_weights(line_shares(fraction))[2] for fraction in set(self.exact.fraction.tolist()))
 
 
-def positions(size: int, output: int, align_corners: bool, half_pixel: bool, dtype: str) -> Positions:
-    """TFLite's arithmetic: uint8 in float32, int8 in numbers of 10 fractional bits."""
-    aligned = align_corners and output > 1
-    inputs, outputs = (size - 1, output - 1) if aligned else (size, output)
-    places = np.arange(output)
-    if dtype == "int8":
-        scale = (FIXED_ONE * inputs + outputs // 2) // outputs
-        at = places * scale + ((scale // 2 - FIXED_ONE // 2) if half_pixel else 0)
-        # at is above -1024, so that what C rounds towards zero is 0 like the limit
-        lower, upper, real = at // FIXED_ONE, -(-at // FIXED_ONE), at / FIXED_ONE
-    else:
-        factor, half = np.float32(inputs) / np.float32(outputs), np.float32(0.5 if half_pixel else 0)
-        real = ((places.astype(np.float32) + half) * factor - half).astype(np.float64)
-        lower, upper = np.floor(real).astype(np.int64), np.ceil(real).astype(np.int64)
-    lower, upper = np.maximum(lower, 0), np.minimum(upper, size - 1)
-    return Positions(lower, upper, real - lower)
+@dataclass(frozen=True)
+class Plan:
+    """Sides of which each output is one pixel are gathered, then the others interpolated."""
+
+    gathered: tuple[list[int], list[int]]  # the pixels of rows and columns
+    passes: tuple[Woven | Lines, ...]
+    error: float  # bound in steps before the last rounding
 
 
-def weave(size: int, output: int, align_corners: bool, half_pixel: bool) -> Weave:
-    """The positions in exact numbers, which repeat."""
-    aligned = align_corners and output > 1
-    ratio = Fraction(size - 1, output - 1) if aligned else Fraction(size, output)
-    half = Fraction(1, 2) if half_pixel else Fraction(0)
-    period = min(ratio.denominator, output)
-    exact = [(phase + half) * ratio - half for phase in range(period)]
-    first = tuple(place.numerator // place.denominator for place in exact)
-    fractions = tuple(place - whole for place, whole in zip(exact, first, strict=True))
-    return Weave(output, period, ratio.numerator if output > period else 1, first, fractions)
+def line_shares(fraction: float) -> Reals:
+    return np.array([1 - fraction, fraction][: 2 if fraction else 1])
 
 
-def unchanged(size: int) -> Weave:
-    """A side that stays as it is."""
-    return Weave(size, 1, 1, (0,), (Fraction(0),))
+def plan_of(node: Node, soc: Soc) -> Plan:
+    """What is done for a node: blocks where they are near enough and fit the chip, else lines."""
+    feature, output = node.inputs[0], node.outputs[0]
+    assert feature is not None
+    flags = node.params["align_corners"], node.params["half_pixel_centers"]
+    extents = list(zip(feature.shape[1:3], output.shape[1:3], strict=True))
+    exact = [positions(size, extent, *flags, feature.dtype) for size, extent in extents]
+    singles = [side.single for side in exact]
+    gathers = [list(range(size)) if one is None else one for (size, _), one in zip(extents, singles, strict=True)]
+    plan = Plan((gathers[0], gathers[1]), (), 0.0)
+    if singles.count(None) == 0:
+        return plan
+    sides, moved = [], 0.0
+    for (size, extent), side, single in zip(extents, exact, singles, strict=True):
+        sides.append(weave(size, extent, *flags) if single is None else unchanged(extent))
+        moved += drift(sides[-1], side, size) if single is None else 0.0
+    woven = weave_passes(sides[0], sides[1], len(gathers[0]))
+    error = moved + errors_of(woven)
+    if error <= LARGEST_ERROR and all(one.fits(len(gathers[0]), len(gathers[1]), soc) for one in woven):
+        return Plan(plan.gathered, woven, error)
+    lines = tuple(Lines(axis, exact[axis]) for axis in (1, 0) if singles[axis] is None)
+    return Plan(plan.gathered, lines, errors_of(lines))
 
 
-def shares(size: int, lower: int, upper: int, fraction: float) -> dict[int, float]:
-    """How much of an output each pixel is; pixels beyond the input are those of the border."""
-    lower, upper = min(max(lower, 0), size - 1), min(max(upper, 0), size - 1)
-    found = {lower: 1.0 - fraction}
-    found[upper] = found.get(upper, 0.0) + fraction
-    return found
+def errors_of(passes: tuple[Woven | Lines, ...]) -> float:
+    """Bound in steps of what weights err and of what is rounded from one pass to the next."""
+    return sum(one.error for one in passes) + (len(passes) - 1) / 2
 
 
-def drift(side: Weave, exact: Positions, size: int) -> float:
-    """By how many steps TFLite's positions along a side can move a result away from those of the blocks."""
-    worst = 0.0
-    for output in range(side.size):
-        first, fraction = side.read(output)
-        ours = shares(size, first, first + 1, float(fraction))
-        theirs = shares(size, int(exact.lower[output]), int(exact.upper[output]), float(exact.fraction[output]))
-        worst = max(worst, sum(abs(ours.get(i, 0.0) - theirs.get(i, 0.0)) for i in ours.keys() | theirs.keys()))
-    return worst / 2 * STEPS
+def weave_passes(rows: Weave, columns: Weave, height: int) -> tuple[Woven, ...]:
+    """Both sides at once if their blocks are small; ``height``: rows before."""
+    if rows.period == 1 or columns.period == 1 or rows.period * columns.period <= LARGEST_PASS:
+        return (Woven(rows, columns),)
+    return Woven(unchanged(height), columns), Woven(rows, unchanged(columns.size))
 
 
-def whole_weights(shares: Reals) -> tuple[npt.NDArray[np.int64], int, float]:
-    """(whole numbers of the same proportions, their sum, steps that a result may err by); ``shares`` sum to 1."""
-    scaled = np.rint(shares.reshape(-1) * DIVISORS[:, None]).astype(np.int64)
-    possible = (scaled.sum(axis=1) == DIVISORS) & (scaled.max(axis=1) <= LARGEST_WEIGHT)
-    errors = np.abs(scaled / DIVISORS[:, None] - shares.reshape(-1)).sum(axis=1) / 2 * STEPS
-    best = int(np.argmin(np.where(possible, np.round(errors, 9), np.inf)))
-    return scaled[best].reshape(shares.shape), int(DIVISORS[best]), float(errors[best])
-
-
-def phase_weights(rows: Weave, columns: Weave, row: int, column: int) -> tuple[npt.NDArray[np.int64], int, float]:
-    """The weights of one place in the blocks, as whole_weights has them."""
-    return whole_weights(np.outer(rows.taps(row), columns.taps(column)).astype(np.float64))
-
-
-def phase_layer(
-    node: Node, source: Tensor, blocks: Tensor, rows: Weave, columns: Weave, row: int, column: int, target: Target
+def weighted(
+    node: Node,
+    source: Tensor,
+    output: Tensor,
+    shares: Reals,
+    moves: tuple[Move, ...],
+    target: Target,
+    stride: tuple[int, int] = (1, 1),
 ) -> Convolution:
-    """The layer that computes one pixel of every block.
+    """A layer whose outputs are sums of a few pixels with ``shares`` (height, width) that sum to 1.
 
     The sum of the stored numbers is divided and rounded, halves away from zero: those of uint8 from their own zero.
     """
     channels = source.shape[3]
-    weights, divisor, _ = phase_weights(rows, columns, row, column)
+    weights, divisor, _ = whole_weights(shares)
     point = quantize.INT8_LOW if weights.max() > quantize.INT8_HIGH else 0
     zero = -quantize.domain_offset(source.dtype)
-    exact_power = divisor & (divisor - 1) == 0
-    run = quotient(1 / divisor, SPAN, channels, zero, NORM_SHIFT in target.forms and not exact_power)
+    power_of_two = divisor & (divisor - 1) == 0
+    run = quotient(1 / divisor, SPAN, channels, zero, NORM_SHIFT in target.forms and not power_of_two)
     stored = (weights + point).astype(np.int8)[None, :, :, None]
     return Convolution(
         node=node.index,
         operator=node.op,
         inputs=(source,),
-        output=blocks,
+        output=output,
         weight=np.broadcast_to(stored, (*stored.shape[:3], channels)).copy(),
         weight_zero_point=point,
         bias=np.full(channels, -zero * divisor, np.int32),
-        input_zero_point=0,  # what is padded has weight 0, or is cut off
-        stride=(rows.step, columns.step),
+        input_zero_point=0,  # what is padded has no share, or is cut off
+        stride=stride,
         padding=(0, 0, 0, 0),
         depthwise=True,
         requantize=(run,),
         accumulator_scale=None,
-        moves=row_moves(source, blocks, rows, row, column * unit_of(channels, target) if columns.period > 1 else 0),
+        moves=moves,
     )
 
 
@@ -202,7 +186,9 @@ def parts_with_border(size: int, before: int, after: int) -> list[tuple[int, int
     return pixels + [(before + size + i, size - 1, 1) for i in range(after)]
 
 
-def with_border(node: Node, source: Tensor, rows: Weave, columns: Weave, number: int) -> tuple[list[Convolution], Tensor]:
+def with_border(
+    node: Node, source: Tensor, rows: Weave, columns: Weave, number: int
+) -> tuple[list[Convolution], Tensor]:
     """(the layer that adds what is read beyond the tensor, if anything; the tensor to read)."""
     images, height, width, channels = source.shape
     row_border, column_border = rows.border(height), columns.border(width)
@@ -222,73 +208,54 @@ def with_border(node: Node, source: Tensor, rows: Weave, columns: Weave, number:
     return [copy(node, source, larger, tuple(moves))], larger
 
 
-def interpolated(
-    node: Node, source: Tensor, output: Tensor, rows: Weave, columns: Weave, number: int, target: Target
+def weave_layers(
+    node: Node, source: Tensor, output: Tensor, woven: Woven, number: int, target: Target
 ) -> list[Convolution]:
-    """One pass; ``number``: of the tensor with a border."""
+    """The layers of a pass in blocks; ``number``: of the tensor with a border.
+
+    A layer writes whole groups of channels; what lies behind a column's own is written later.
+    """
+    rows, columns = woven.rows, woven.columns
     unit = unit_of(source.shape[3], target)
     layers, larger = with_border(node, source, rows, columns, number)
     blocks = tensor_of_blocks(node, output, columns, unit)
-    # A layer writes whole groups of channels; those behind a column's own are written later.
-    layers += [
-        phase_layer(node, larger, blocks, rows, columns, row, column, target)
-        for row, column in product(rows.phases, columns.phases)
-    ]
+    for row, column in woven.places:
+        moves = row_moves(larger, blocks, rows, row, column * unit)
+        layers.append(
+            weighted(node, larger, blocks, woven.shares(row, column), moves, target, (rows.step, columns.step))
+        )
     return [*layers, *put_columns(node, blocks, output, columns, unit)]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Sides of which each output is one pixel are gathered, then the others interpolated."""
-
-    gathered: tuple[list[int], list[int]]  # the pixels of rows and columns
-    sides: tuple[Weave, Weave]  # rows and columns
-    drift: float  # steps, what TFLite's positions differ from those of the blocks
-
-    @property
-    def passes(self) -> list[tuple[Weave, Weave]]:
-        """Rows and columns of each pass."""
-        rows, columns = self.sides
-        if rows.period == 1 or columns.period == 1 or rows.period * columns.period <= LARGEST_PASS:
-            return [(rows, columns)]
-        height = len(self.gathered[0])
-        return [(unchanged(height), columns), (rows, unchanged(columns.size))]
-
-    @property
-    def error(self) -> float:
-        """Bound of the error in steps that is not of the last rounding nor of one between two passes."""
-        error = self.drift
-        for rows, columns in self.passes:
-            error += max(
-                phase_weights(rows, columns, *phases)[2] for phases in product(rows.phases, columns.phases)
-            )
-        return error
-
-
-def plan_of(node: Node) -> Plan:
-    """What is done for a node."""
-    feature, output = node.inputs[0], node.outputs[0]
-    assert feature is not None
-    align_corners, half_pixel = node.params["align_corners"], node.params["half_pixel_centers"]
-    gathered_pixels: list[list[int]] = []
-    sides: list[Weave] = []
-    moved = 0.0
-    for size, extent in zip(feature.shape[1:3], output.shape[1:3], strict=True):
-        exact = positions(size, extent, align_corners, half_pixel, feature.dtype)
-        single = exact.single
-        gathered_pixels.append(list(range(size)) if single is None else single)
-        sides.append(unchanged(extent) if single is not None else weave(size, extent, align_corners, half_pixel))
-        moved += drift(sides[-1], exact, size) if single is None else 0.0
-    return Plan((gathered_pixels[0], gathered_pixels[1]), (sides[0], sides[1]), moved)
+def line_layers(node: Node, source: Tensor, output: Tensor, lines: Lines, target: Target) -> list[Convolution]:
+    """The layers of a pass line by line: one for all lines of one fraction."""
+    images, height, width, _ = source.shape
+    by_fraction: dict[float, list[int]] = {}
+    for line, fraction in enumerate(lines.exact.fraction.tolist()):
+        by_fraction.setdefault(fraction, []).append(line)
+    layers = []
+    for fraction, numbers in by_fraction.items():
+        shares = line_shares(fraction)
+        moves = []
+        for image, line in product(range(images), numbers):
+            first = int(lines.exact.lower[line])
+            if lines.axis == 0:
+                read = rectangle(source, first, 0, len(shares), width, image)
+                moves.append(Move(read, rectangle(output, line, 0, 1, width, image)))
+            else:
+                read = rectangle(source, 0, first, height, len(shares), image)
+                moves.append(Move(read, rectangle(output, 0, line, height, 1, image)))
+        shaped = shares[:, None] if lines.axis == 0 else shares[None, :]
+        layers.append(weighted(node, source, output, shaped, tuple(moves), target))
+    return layers
 
 
 def layers(node: Node, target: Target) -> list[Convolution]:
-    """The layers of a node that is within the bounds; raises CompileError for a sum that has no divisor."""
-    plan = plan_of(node)
+    """The layers of a node."""
+    plan = plan_of(node, target.soc)
     source, output = node.inputs[0], node.outputs[0]
     assert source is not None
-    interpolates = any(side.period > 1 or any(side.fraction) for side in plan.sides)
-    if not interpolates:
+    if not plan.passes:
         return gathered(node, source, output, *plan.gathered)
     result: list[Convolution] = []
     if not all(map(is_identity, plan.gathered, source.shape[1:3])):
@@ -296,51 +263,31 @@ def layers(node: Node, target: Target) -> list[Convolution]:
         inner = inner_tensor(node, GATHERED, shape)
         result += gathered(node, source, inner, *plan.gathered)
         source = inner
-    for number, (rows, columns) in enumerate(plan.passes):
-        last = number == len(plan.passes) - 1
-        shape = (source.shape[0], rows.size, columns.size, source.shape[3])
-        made = output if last else inner_tensor(node, COLUMNS_DONE, shape)
-        result += interpolated(node, source, made, rows, columns, BORDERED + number, target)
+    for number, one in enumerate(plan.passes):
+        made = output
+        if number < len(plan.passes) - 1:  # columns alone
+            made = inner_tensor(node, COLUMNS_DONE, (*source.shape[:2], *output.shape[2:]))
+        if isinstance(one, Lines):
+            result += line_layers(node, source, made, one, target)
+        else:
+            result += weave_layers(node, source, made, one, BORDERED + number, target)
         source = made
     return result
-
-
-def flags_agree(node: Node, target: Target) -> bool:
-    return not (node.params["align_corners"] and node.params["half_pixel_centers"])
-
-
-def strides_fit(node: Node, target: Target) -> bool:
-    return all(side.step <= target.soc.largest_stride for side in plan_of(node).sides)
-
-
-def windows_fit(node: Node, target: Target) -> bool:
-    """Kernel and CBUF, for a depthwise group of channels."""
-    feature, group = node.inputs[0], target.soc.depthwise_group
-    assert feature is not None
-    plan = plan_of(node)
-    for rows, columns in plan.passes:
-        height, width = len(rows.window), len(columns.window)
-        kernel = height * width * group
-        read = len(plan.gathered[1]) + sum(columns.border(len(plan.gathered[1])))
-        if max(height, width) > target.soc.largest_kernel or kernel > target.soc.kernel_bytes_limit:
-            return False
-        if not fits_cbuf(height, read if rows.period == 1 or columns.period > 1 else columns.size, group, kernel, target.soc):
-            return False
-    return True
 
 
 @lowers(
     "RESIZE_BILINEAR",
     [
         *RESIZE_RULES,
-        Rule("not both of align_corners and half_pixel_centers are set", flags_agree),
         Rule(
-            f"results err by less than {LARGEST_ERROR} steps before they are rounded",
-            lambda node, target: plan_of(node).error <= LARGEST_ERROR,
+            "not both of align_corners and half_pixel_centers are set",
+            lambda node, target: not (node.params["align_corners"] and node.params["half_pixel_centers"]),
+        ),
+        Rule(
+            "weights of 8 bits meet the fractions so that results are within 1 of TFLite's",
+            lambda node, target: plan_of(node, target.soc).error <= LARGEST_ERROR,
             "a ratio of the sizes that is a power of two, or such a ratio of the sizes less one with align_corners",
         ),
-        Rule("an input is at most 7 times as large as the output", strides_fit, "an average pooling"),
-        Rule(f"a block of outputs reads at most 31 x 31 pixels, and {CBUF_TEXT}", windows_fit, RATIO_REMEDY),
         *rules_of_moves(layers),
     ],
 )

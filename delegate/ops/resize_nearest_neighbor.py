@@ -37,7 +37,7 @@ def nearest(size: int, output: int, align_corners: bool, half_pixel_centers: boo
     offset = np.float32(0.5 if half_pixel_centers else 0)
     places = ((np.arange(output).astype(np.float32) + offset) * scale).astype(np.float64)
     pixels = np.floor(places + 0.5 if align_corners else places).astype(int)
-    return np.clip(pixels, 0, size - 1).tolist()
+    return [int(pixel) for pixel in np.clip(pixels, 0, size - 1)]
 
 
 def follows(pixels: Sequence[int], period: int, step: int) -> bool:

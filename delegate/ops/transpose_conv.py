@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from delegate import quantize
 from delegate.errors import CompileError
@@ -107,9 +106,8 @@ def phase_node(node: Node, phase: int, blocks: Tensor, unit: int) -> Node:
     bias[:, :kernels] = bias_data(node)
     scales = np.broadcast_to(weight.quant.scale, (kernels,))
     spread = np.tile(np.pad(scales, (0, unit - kernels), mode="edge"), columns.period)
-    stored = own.reshape(columns.period * unit, len(window_y), len(window_x), channels)
-    if weight.dtype == "uint8":
-        stored = stored.view(np.uint8) ^ np.uint8(0x80)
+    direct = own.reshape(columns.period * unit, len(window_y), len(window_x), channels)
+    stored = direct.view(np.uint8) ^ np.uint8(0x80) if weight.dtype == "uint8" else direct
     quant = Quant(spread if weight.quant.per_channel else weight.quant.scale, weight.quant.zero_point[:1])
     return replace(
         node,
@@ -143,9 +141,7 @@ def windows(node: Node, target: Target) -> list[tuple[int, int]]:
 
 def kernel_is_small(node: Node, target: Target) -> bool:
     channels = align(weight_of(node).shape[3], target.soc.atom_bytes)
-    return all(
-        height * width * channels <= target.soc.kernel_bytes_limit for height, width in windows(node, target)
-    )
+    return all(height * width * channels <= target.soc.kernel_bytes_limit for height, width in windows(node, target))
 
 
 def cbuf_fits(node: Node, target: Target) -> bool:
@@ -252,9 +248,7 @@ RULES = [
     ),
     Rule(
         "padding is at most 15 pixels",
-        lambda node, target: all(
-            -side.window(side.phases).start <= target.soc.largest_padding for side in sides(node)
-        ),
+        lambda node, target: all(-side.window(side.phases).start <= target.soc.largest_padding for side in sides(node)),
         "a larger stride or a smaller kernel",
     ),
     Rule(
@@ -279,7 +273,8 @@ RULES = [
     ],
 )
 def transpose_conv(node: Node, target: Target) -> list[Convolution]:
-    """out[y,x,k] = requantize(bias[k] + sum over i,j,c with a = (y+top-i)/sy, b = (x+left-j)/sx whole of
-    (in[a,b,c] - zi) * (w[k,i,j,c] - zw)); top and left are those of TFLite's padding of a convolution back to the input.
+    """out[y,x,k] = requantize(bias[k] + sum over i,j,c of (in[(y+top-i)/sy, (x+left-j)/sx, c] - zi) * w[k,i,j,c]).
+
+    Only whole places inside the input count; top and left pad the convolution that goes back from output to input.
     """
     return layers(as_convolution(node), target)
