@@ -57,6 +57,7 @@ LARGEST_STRIDE = 16  # pixels; not the chip's, for it never strides: beyond it t
 class Taps(Side):
     """One side of the output and of the kernel."""
 
+    source: int  # pixels of the input
     kernel: int  # taps
     before: int  # pixels of TFLite's padding, which cuts the output
 
@@ -66,8 +67,9 @@ class Taps(Side):
         return {block - j: tap for j, tap in enumerate(range(first, self.kernel, self.period))}
 
     def window(self, phases: range) -> range:
-        """The input pixels that meet any tap, the block's own among them."""
-        pixels = [0, *(pixel for phase in phases for pixel in self.of(phase))]
+        """The input pixels that meet any tap, the block's own among them; every window meets the input (F-50)."""
+        last_block = max(self.count(phase) for phase in phases) - 1
+        pixels = [0, self.source - 1 - last_block, *(pixel for phase in phases for pixel in self.of(phase))]
         return range(min(pixels), max(pixels) + 1)
 
 
@@ -80,12 +82,14 @@ def as_convolution(node: Node) -> Node:
 
 def sides(node: Node) -> tuple[Taps, Taps]:
     """Rows and columns of a node with the inputs of a convolution."""
+    feature = node.inputs[0]
+    assert feature is not None
     found = []
     for axis in (0, 1):
         size, kernel = node.outputs[0].shape[1 + axis], weight_of(node).shape[1 + axis]
         stride = node.params["stride"][axis]
         before = same_padding(size, kernel, stride)[0] if node.params["padding"] == "SAME" else 0
-        found.append(Taps(size, stride, kernel, before))
+        found.append(Taps(size, stride, feature.shape[1 + axis], kernel, before))
     return found[0], found[1]
 
 
