@@ -42,7 +42,8 @@ from delegate.requantize import quotient
 
 GATHERED, COLUMNS_DONE, BORDERED, BORDERED_AGAIN = range(WIDENED + 1, WIDENED + 5)  # numbers of inner tensors
 LARGEST_PASS = 16  # places in a block that are interpolated in one pass; more are two passes, columns before rows
-LARGEST_ERROR = 0.95  # steps; a result that errs by less than 1 before it is rounded is within 1 behind that
+LARGEST_ERROR = 0.999  # steps; a result that errs by less than 1 before it is rounded is within 1 behind that
+QUOTIENT_ERROR = 256 * 2.0**-14  # steps, of a divisor that is no power of two and has one multiplier of 15 bits
 SPAN = 256 * 4 * LARGEST_WEIGHT  # bound of an accumulator
 
 
@@ -63,9 +64,9 @@ class Woven:
         return np.outer(self.rows.taps(row), self.columns.taps(column))
 
     @property
-    def error(self) -> float:
-        """Bound in steps of what the weights err."""
-        return max(whole_weights(self.shares(*place))[2] for place in self.places)
+    def all_shares(self) -> list[Reals]:
+        """The shares of every place."""
+        return [self.shares(*place) for place in self.places]
 
     def fits(self, height: int, width: int, soc: Soc) -> bool:
         """Whether one layer can do it, from so many rows and columns."""
@@ -88,9 +89,9 @@ class Lines:
     exact: Positions
 
     @property
-    def error(self) -> float:
-        """Bound in steps of what the weights err."""
-        return max(whole_weights(line_shares(fraction))[2] for fraction in set(self.exact.fraction.tolist()))
+    def all_shares(self) -> list[Reals]:
+        """The shares of every line."""
+        return [line_shares(fraction) for fraction in set(self.exact.fraction.tolist())]
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def line_shares(fraction: float) -> Reals:
     return np.array([1 - fraction, fraction][: 2 if fraction else 1])
 
 
-def plan_of(node: Node, soc: Soc) -> Plan:
+def plan_of(node: Node, target: Target) -> Plan:
     """What is done for a node: blocks where they are near enough and fit the chip, else lines."""
     feature, output = node.inputs[0], node.outputs[0]
     assert feature is not None
@@ -123,16 +124,32 @@ def plan_of(node: Node, soc: Soc) -> Plan:
         sides.append(weave(size, extent, *flags) if single is None else unchanged(extent))
         moved += drift(sides[-1], side, size) if single is None else 0.0
     woven = weave_passes(sides[0], sides[1], len(gathers[0]))
-    error = moved + errors_of(woven)
-    if error <= LARGEST_ERROR and all(one.fits(len(gathers[0]), len(gathers[1]), soc) for one in woven):
+    error = moved + errors_of(woven, target)
+    if error <= LARGEST_ERROR and all(one.fits(len(gathers[0]), len(gathers[1]), target.soc) for one in woven):
         return Plan(plan.gathered, woven, error)
     lines = tuple(Lines(axis, exact[axis]) for axis in (1, 0) if singles[axis] is None)
-    return Plan(plan.gathered, lines, errors_of(lines))
+    return Plan(plan.gathered, lines, errors_of(lines, target))
 
 
-def errors_of(passes: tuple[Woven | Lines, ...]) -> float:
-    """Bound in steps of what weights err and of what is rounded from one pass to the next."""
-    return sum(one.error for one in passes) + (len(passes) - 1) / 2
+def errors_of(passes: tuple[Woven | Lines, ...], target: Target) -> float:
+    """Bound in steps of what weights and divisions err and of what is rounded from one pass to the next."""
+    error = (len(passes) - 1) / 2
+    for one in passes:
+        found = [whole_weights(shares) for shares in one.all_shares]
+        error += max(
+            weights_error + QUOTIENT_ERROR * (not two_multipliers(divisor, target) and not is_power_of_two(divisor))
+            for _, divisor, weights_error in found
+        )
+    return error
+
+
+def is_power_of_two(divisor: int) -> bool:
+    return divisor & (divisor - 1) == 0
+
+
+def two_multipliers(divisor: int, target: Target) -> bool:
+    """Whether BN divides as well; a power of two needs no such form."""
+    return NORM_SHIFT in target.forms and not is_power_of_two(divisor)
 
 
 def weave_passes(rows: Weave, columns: Weave, height: int) -> tuple[Woven, ...]:
@@ -159,8 +176,7 @@ def weighted(
     weights, divisor, _ = whole_weights(shares)
     point = quantize.INT8_LOW if weights.max() > quantize.INT8_HIGH else 0
     zero = -quantize.domain_offset(source.dtype)
-    power_of_two = divisor & (divisor - 1) == 0
-    run = quotient(1 / divisor, SPAN, channels, zero, NORM_SHIFT in target.forms and not power_of_two)
+    run = quotient(1 / divisor, SPAN, channels, zero, two_multipliers(divisor, target))
     stored = (weights + point).astype(np.int8)[None, :, :, None]
     return Convolution(
         node=node.index,
@@ -252,7 +268,7 @@ def line_layers(node: Node, source: Tensor, output: Tensor, lines: Lines, target
 
 def layers(node: Node, target: Target) -> list[Convolution]:
     """The layers of a node."""
-    plan = plan_of(node, target.soc)
+    plan = plan_of(node, target)
     source, output = node.inputs[0], node.outputs[0]
     assert source is not None
     if not plan.passes:
@@ -285,7 +301,7 @@ def layers(node: Node, target: Target) -> list[Convolution]:
         ),
         Rule(
             "weights of 8 bits meet the fractions so that results are within 1 of TFLite's",
-            lambda node, target: plan_of(node, target.soc).error <= LARGEST_ERROR,
+            lambda node, target: plan_of(node, target).error <= LARGEST_ERROR,
             "a ratio of the sizes that is a power of two, or such a ratio of the sizes less one with align_corners",
         ),
         *rules_of_moves(layers),
