@@ -22,7 +22,6 @@ from delegate.ops.conv2d import (
     BS_CLAMP_TEXT,
     CBUF_TEXT,
     LARGEST_PARTS,
-    accumulator_bound,
     bias_data,
     channels_match,
     channels_of,
@@ -148,6 +147,11 @@ def kernel_is_small(node: Node, target: Target) -> bool:
     return all(height * width * channels <= target.soc.kernel_bytes_limit for height, width in windows(node, target))
 
 
+def accumulators_fit(node: Node, target: Target) -> bool:
+    taps = max(height * width for height, width in windows(node, target)) * weight_of(node).shape[3]
+    return taps * 255 * 255 + int(np.abs(bias_data(node)).max(initial=0)) < 2**31
+
+
 def cbuf_fits(node: Node, target: Target) -> bool:
     feature = node.inputs[0]
     assert feature is not None
@@ -259,7 +263,7 @@ RULES = [
         "bias has one number per output channel",
         lambda node, target: bias_data(node).size == node.outputs[0].shape[3] == weight_of(node).shape[0],
     ),
-    Rule("accumulator stays within 32 bits", lambda node, target: accumulator_bound(node) < 2**31),
+    Rule("accumulator stays within 32 bits", accumulators_fit, "fewer input channels"),
     Rule("one kernel of the taps that meet is at most 32 KiB", kernel_is_small, "fewer input channels"),
     Rule(CBUF_TEXT, cbuf_fits, "fewer input channels or a narrower input"),
     Rule("the columns of a block have at most 8192 channels together", channels_fit, "fewer output channels"),
