@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -36,11 +37,51 @@ def compile(
 
 
 @app.command()
-def ops() -> None:
-    """Lists the operators that the NPU takes, and the rules of each."""
-    from delegate.tools.operators import print_operators
+def explain(
+    model: Annotated[Path, typer.Argument(help="a .tflite file")],
+    device: Annotated[str | None, typer.Option(help="short for -o device=…")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("-o", "--option", metavar="NAME=VALUE", help="option of the delegate, repeatable"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="for a page")] = False,
+) -> None:
+    """Lists for each operator of a model whether the NPU takes it, why not, and what change would help; and the shares
+    of MACs and operators on the NPU. Nothing is run.
 
-    print_operators()
+    A form is "proven" where RK3588 silicon has been seen to run such register programs; else the list below the table
+    says what is unproven, and what would become of the operator without it (option unproven).
+
+    Examples:
+
+    python -m delegate explain models/mobilenet_digits.tflite
+
+    python -m delegate explain model.tflite -o unproven=never -o partitioning=cost
+
+    python -m delegate explain model.tflite --json | jq .summary
+    """
+    from delegate.options import pairs, parse
+    from delegate.tools.explain import PRINTERS, explain_model
+
+    if json and markdown:
+        raise typer.BadParameter("--json and --markdown exclude each other")
+    given = pairs(option or ()) | ({} if device is None else {"device": device})
+    found = explain_model(model, parse(given, os.environ))
+    PRINTERS["json" if json else "markdown" if markdown else "table"](found)
+
+
+@app.command()
+def ops(
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write instead of stdout")] = None,
+) -> None:
+    """Prints, as Markdown, the operators that the NPU takes: rules, remedies, unproven forms, and tests of each.
+
+    Example: python -m delegate ops -o docs/operators.md
+    """
+    from delegate.tools.operators import write_operators
+
+    write_operators(output)
 
 
 @app.command()
@@ -135,6 +176,37 @@ def mutate(
     from delegate.tools.mutate.report import mutate
 
     if mutate(paths or [], golden, count, seed, output):
+        raise typer.Exit(1)
+
+
+@app.command()
+def accuracy(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help=".tflite files, folders, .zip archives")],
+    images: Annotated[
+        Path | None, typer.Option(help="folder of pictures (default: those beside the model, else random inputs)")
+    ] = None,
+    random: Annotated[
+        int | None, typer.Option(min=1, help="random inputs beside the pictures (default: 2 without pictures)")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the random inputs")] = 0,
+    unproven: Annotated[
+        str, typer.Option(help="register programs that are not proven on silicon: auto, never, always")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="the delegate's device")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="write JSON, with all counts")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="write Markdown")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write instead of stdout")] = None,
+) -> None:
+    """Compares the NPU with a model of the silicon and with TFLite's reference kernels, layer by layer and end to end;
+    exits with 1 if any element is not what the silicon would compute.
+
+    Example: python -m delegate accuracy ../shared/models/mobilenet_v1_1.0_224_quant.tflite
+    """
+    from delegate.tools.accuracy.command import Output, report_accuracy
+    from delegate.tools.accuracy.inputs import Request
+
+    options = {"device": device, "unproven": unproven}
+    if not report_accuracy(models, Request(images, random, seed), options, Output(output, json, markdown)):
         raise typer.Exit(1)
 
 

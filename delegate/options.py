@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from delegate.errors import OptionError
 from delegate.hw.device import DEVICES, KERNELS, Kernel
+from delegate.partition import Selection
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,15 @@ class Options:
     chain: str = "safe"
     unproven: str = "auto"
     kernel: Kernel = "rocket"
+    partitioning: str = "all"
+    min_nodes_per_partition: int = 1
+    max_delegated_partitions: int = 0  # no limit
+
+    @property
+    def selection(self) -> Selection:
+        """Which partitions are taken."""
+        by_cost = self.partitioning == "cost"
+        return Selection(by_cost, self.min_nodes_per_partition, self.max_delegated_partitions)
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,14 @@ def number(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+def integer(text: str) -> int:
+    """A reader that takes any number of 32 bits, as TFLite's own tools do; what is below 1 is a delegate's default."""
+    digits = text.removeprefix("-")
+    if not (digits.isdecimal() and digits.isascii() and len(digits) <= 10 and -(1 << 31) <= int(text) < 1 << 31):
+        raise ValueError(text)
+    return int(text)
+
+
 def folder(text: str) -> str:
     """A reader that takes any text but an empty one."""
     if not text:
@@ -67,6 +85,7 @@ CACHE_OFF = "off"
 DEBUG = ("off", "verbose")
 CHAIN = ("safe", "full")
 UNPROVEN = ("auto", "never", "always")
+PARTITIONING = ("all", "cost")
 LARGEST_CACHE = 1 << 20  # MiB
 MOST_CORES = 3
 
@@ -79,7 +98,25 @@ OPTIONS: Mapping[str, Option] = {
     "chain": Option("TEFLON_CHAIN", ", ".join(CHAIN), choice(*CHAIN)),
     "unproven": Option("TEFLON_UNPROVEN", ", ".join(UNPROVEN), choice(*UNPROVEN)),
     "kernel": Option("TEFLON_KERNEL", f"{', '.join(KERNELS)}: which kernel the simulator plays", choice(*KERNELS)),
+    "partitioning": Option("TEFLON_PARTITIONING", ", ".join(PARTITIONING), choice(*PARTITIONING)),
+    "min_nodes_per_partition": Option(
+        "TEFLON_MIN_NODES_PER_PARTITION", "a number of nodes; 0 and less mean 1", integer
+    ),
+    "max_delegated_partitions": Option(
+        "TEFLON_MAX_DELEGATED_PARTITIONS", "a number of partitions; 0 and less mean no limit", integer
+    ),
 }
+
+
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """What a command line gives as NAME=VALUE; raises OptionError for a text that is not of that form."""
+    given = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise OptionError(f"option {text!r} is not of the form NAME=VALUE")
+        given[name] = value
+    return given
 
 
 def parse(given: Mapping[str, str], environment: Mapping[str, str]) -> Options:

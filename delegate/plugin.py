@@ -158,7 +158,7 @@ def teflon_delegate_prepare(context: Any, pointer: Any) -> int:
         release_tensors(context, pointer)
         graph = read_context(ffi, context)
         target = target_of(delegate.options)
-        reasons = verdicts(graph, target)
+        reasons = verdicts(graph, target, delegate.options.selection)
         if delegate.verbose:
             trace.say(trace.support_table(graph.nodes, reasons))
         accepted = [node.index for node in graph.nodes if not reasons[node.index]]

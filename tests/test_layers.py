@@ -35,6 +35,7 @@ LAYERS = {
     "hw.record": "2b",
     "hw.timing": "2b",
     "ops.": "3",
+    "cost": "4",
     "fuse": "4",
     "memory": "4",
     "tile": "4",

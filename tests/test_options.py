@@ -10,7 +10,8 @@ from delegate import runtime
 from delegate.errors import OptionError
 from delegate.hw.device import DEVICES
 from delegate.hw.soc import FORMS
-from delegate.options import OPTIONS, UNPROVEN, Options, parse
+from delegate.options import OPTIONS, UNPROVEN, Options, pairs, parse
+from delegate.partition import Selection
 from delegate.runtime import target_of
 
 
@@ -28,6 +29,9 @@ def test_every_option_can_be_given() -> None:
         "chain": "full",
         "unproven": "never",
         "kernel": "rknpu",
+        "partitioning": "cost",
+        "min_nodes_per_partition": "3",
+        "max_delegated_partitions": "-1",
     }
     assert set(given) == set(OPTIONS)
     expected = Options(
@@ -39,6 +43,9 @@ def test_every_option_can_be_given() -> None:
         chain="full",
         unproven="never",
         kernel="rknpu",
+        partitioning="cost",
+        min_nodes_per_partition=3,
+        max_delegated_partitions=-1,
     )
     assert parse(given, {}) == expected
     assert parse({}, {OPTIONS[name].variable: text for name, text in given.items()}) == expected
@@ -47,6 +54,19 @@ def test_every_option_can_be_given() -> None:
 def test_a_given_option_wins_over_the_environment() -> None:
     environment = {"TEFLON_CORES": "2", "TEFLON_DEBUG": "nonsense", "TEFLON_CHAIN": "full"}
     assert parse({"cores": "1", "debug": "off"}, environment) == Options(cores=1, chain="full")
+
+
+def test_partitions_are_selected_as_the_options_say() -> None:
+    assert Options().selection == Selection()
+    given = {"partitioning": "cost", "min_nodes_per_partition": "0", "max_delegated_partitions": "2"}
+    assert parse(given, {}).selection == Selection(by_cost=True, min_nodes=0, max_partitions=2)
+
+
+def test_a_command_line_gives_pairs() -> None:
+    assert pairs(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    for text in ("a", "=1", ""):
+        with pytest.raises(OptionError, match="NAME=VALUE"):
+            pairs([text])
 
 
 def test_an_unknown_option_lists_the_valid_ones() -> None:
@@ -76,6 +96,14 @@ def test_an_unknown_option_lists_the_valid_ones() -> None:
         ("chain", "none", "safe, full"),
         ("unproven", "yes", "auto, never, always"),
         ("kernel", "linux", "rocket, rknpu"),
+        ("partitioning", "best", "all, cost"),
+        ("min_nodes_per_partition", "two", "0 and less mean 1"),
+        ("min_nodes_per_partition", "1.5", "a number of nodes"),
+        ("min_nodes_per_partition", "--1", "a number of nodes"),
+        ("max_delegated_partitions", "", "0 and less mean no limit"),
+        ("max_delegated_partitions", "2147483648", "a number of partitions"),
+        ("max_delegated_partitions", "9" * 5000, "a number of partitions"),
+        ("max_delegated_partitions", "²", "a number of partitions"),
     ],
 )
 def test_a_wrong_value_lists_the_valid_ones(name: str, text: str, valid: str) -> None:

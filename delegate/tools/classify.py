@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 import delegate
 from delegate import ir
-from delegate.errors import DelegateError, DeviceError, ModelError, OptionError
-from delegate.options import parse
+from delegate.errors import DelegateError, DeviceError, ModelError
+from delegate.options import pairs, parse
 from delegate.runtime import cache_folder
 from delegate.tflite import read_model
 from delegate.tools import registry
@@ -108,12 +108,7 @@ def nonzero(text: str) -> float:
 
 def delegate_options(arguments: argparse.Namespace) -> dict[str, str]:
     """The dictionary for load_delegate."""
-    options = {}
-    for text in arguments.option:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise OptionError(f"option {text!r} is not of the form NAME=VALUE")
-        options[name] = value
+    options = pairs(arguments.option)
     for name in ("device", "cache_dir"):
         if getattr(arguments, name) is not None:
             options[name] = getattr(arguments, name)

@@ -14,7 +14,7 @@ from delegate.hw.layout import align
 from delegate.hw.soc import EVERY_FORM, SOCS
 from delegate.hw.task import Program
 from delegate.ir import Array, Graph, Node, Quant, Tensor
-from delegate.partition import WITHOUT_WORK, taken
+from delegate.partition import taken
 from delegate.runtime import VALUE_MASK, VALUE_SHIFT
 from delegate.tflite import read_model
 from delegate.tools.capture import Capture, load
@@ -23,6 +23,8 @@ from delegate.tools.replay import Replay
 
 MEMORY_LIMIT = 24 << 20  # bytes of a subject: a mutation copies and compares all of it
 TASK_LIMIT = 8
+# Operators without a task, or with one like a convolution's.
+MOVES = ("CONCATENATION", "EXPAND_DIMS", "QUANTIZE", "RESHAPE", "SQUEEZE")
 SLACK = 1 << 16  # bytes behind a capture's buffers: upstream's shallow depthwise outputs run over their end
 
 
@@ -179,7 +181,7 @@ def single_layers(graph: Graph) -> list[Graph]:
     """Each node of a graph that computes something as a graph of its own."""
     result = []
     for node in graph.nodes:
-        if node.op in WITHOUT_WORK:
+        if node.op in MOVES:
             continue
         inputs = tuple(t.index for t in node.inputs if t is not None and t.data is None)
         result.append(Graph(graph.tensors, (node,), tuple(dict.fromkeys(inputs)), tuple(t.index for t in node.outputs)))
