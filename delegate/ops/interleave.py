@@ -19,7 +19,6 @@ from delegate.ops.copies import copy, rectangle
 
 LARGEST_SKIP = (1 << 13) - 1  # pixels that can be left out behind a row: the bits of DATA_CUBE_NOTCH_ADDR
 LARGEST_MOVES = 512  # of a node; each is a task at least
-FORMS_REMEDY = "the option unproven=always, or a device that passed the probe of this form"
 BLOCKS, UNCUT, FIRST_FREE = range(LARGEST_PARTS, LARGEST_PARTS + 3)  # numbers of inner tensors
 
 
@@ -79,6 +78,11 @@ def row_moves(source: Tensor, blocks: Tensor, rows: Side, phase: int, channel: i
     )
 
 
+def padding_behind(outputs: int, step: int, window: int, before: int, size: int) -> int:
+    """Pixels that windows reach beyond a side of ``size``, ``before`` of them being padded before it."""
+    return max(0, (outputs - 1) * step + window - before - size)
+
+
 def put_columns(
     node: Node, blocks: Tensor, output: Tensor, columns: Side, unit: int, number: int = UNCUT
 ) -> list[Convolution]:
@@ -90,7 +94,6 @@ def put_columns(
     if columns.cut:
         uncut = inner_tensor(node, number, (images, height, columns.blocks * columns.period, channels))
     pixels = height * columns.blocks
-    part = replace(blocks, shape=(*blocks.shape[:3], channels))  # of the channels that a move reads
     moves = tuple(
         Move(
             Pixels(pixels, 1, 1, image=image, channel=phase * unit),
@@ -99,7 +102,8 @@ def put_columns(
         for image in range(images)
         for phase in range(columns.period)
     )
-    layers = [copy(node, part, uncut, moves)]
+    column = replace(blocks, shape=(*blocks.shape[:3], channels))  # what one move reads
+    layers = [replace(copy(node, column, uncut, moves), inputs=(blocks,))]
     if columns.cut:
         layers.append(copy(node, uncut, output, cut(uncut, output)))
     return layers
@@ -148,11 +152,9 @@ def rules_of_moves(lower: Callable[[Node, Target], Sequence[Convolution]]) -> li
         Rule(
             f"the device may use: {ROW_SKIP}",
             lambda node, target: ROW_SKIP in target.forms or ROW_SKIP not in forms_needed(lower(node, target)),
-            FORMS_REMEDY,
         ),
         Rule(
             f"no row is read in part, or the device may use: {PART_OF_ROW}",
             lambda node, target: PART_OF_ROW in target.forms or PART_OF_ROW not in forms_needed(lower(node, target)),
-            FORMS_REMEDY,
         ),
     ]

@@ -128,8 +128,11 @@ def drift(side: Weave, exact: Positions, size: int) -> float:
 
 def whole_weights(shares: Reals) -> tuple[npt.NDArray[np.int64], int, float]:
     """(whole numbers of the same proportions, their sum, steps that a result may err by); ``shares`` sum to 1."""
-    scaled = np.rint(shares.reshape(-1) * DIVISORS[:, None]).astype(np.int64)
+    taken = shares[shares > 0]
+    scaled = np.rint(taken * DIVISORS[:, None]).astype(np.int64)
     possible = (scaled.sum(axis=1) == DIVISORS) & (scaled.max(axis=1) <= LARGEST_WEIGHT)
-    errors = np.abs(scaled / DIVISORS[:, None] - shares.reshape(-1)).sum(axis=1) / 2 * STEPS
+    errors = np.abs(scaled / DIVISORS[:, None] - taken).sum(axis=1) / 2 * STEPS
     best = int(np.argmin(np.where(possible, np.round(errors, 9), np.inf)))
-    return scaled[best].reshape(shares.shape), int(DIVISORS[best]), float(errors[best])
+    weights = np.zeros(shares.shape, np.int64)
+    weights[shares > 0] = scaled[best]
+    return weights, int(DIVISORS[best]), float(errors[best])

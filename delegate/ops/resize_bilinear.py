@@ -7,7 +7,8 @@ the input its border goes on. Sides whose fractions do not repeat are done line 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -15,11 +16,13 @@ import numpy as np
 from delegate import quantize
 from delegate.hw.layout import fits_cbuf
 from delegate.hw.soc import NORM_SHIFT, Soc, Target
-from delegate.ir import Convolution, Move, Node, Tensor
+from delegate.ir import Convolution, Move, Node, Requantize, Tensor
 from delegate.ops import Rule, lowers
 from delegate.ops.copies import copy, rectangle
 from delegate.ops.interleave import (
+    LARGEST_MOVES,
     inner_tensor,
+    padding_behind,
     put_columns,
     row_moves,
     rules_of_moves,
@@ -74,7 +77,8 @@ class Woven:
         kernel = window[0] * window[1] * soc.depthwise_group
         read = width + sum(self.columns.border(width))
         return (
-            max(self.rows.step, self.columns.step) <= soc.largest_stride
+            len(self.places) <= LARGEST_MOVES
+            and max(self.rows.step, self.columns.step) <= soc.largest_stride
             and max(window) <= soc.largest_kernel
             and kernel <= soc.kernel_bytes_limit
             and fits_cbuf(window[0], read, soc.depthwise_group, kernel, soc)
@@ -100,7 +104,7 @@ class Plan:
 
     gathered: tuple[list[int], list[int]]  # the pixels of rows and columns
     passes: tuple[Woven | Lines, ...]
-    error: float  # bound in steps before the last rounding
+    drift: float = 0.0  # steps that positions in blocks may differ from TFLite's
 
 
 def line_shares(fraction: float) -> Reals:
@@ -116,7 +120,7 @@ def plan_of(node: Node, target: Target) -> Plan:
     exact = [positions(size, extent, *flags, feature.dtype) for size, extent in extents]
     singles = [side.single for side in exact]
     gathers = [list(range(size)) if one is None else one for (size, _), one in zip(extents, singles, strict=True)]
-    plan = Plan((gathers[0], gathers[1]), (), 0.0)
+    plan = Plan((gathers[0], gathers[1]), ())
     if singles.count(None) == 0:
         return plan
     sides, moved = [], 0.0
@@ -124,17 +128,18 @@ def plan_of(node: Node, target: Target) -> Plan:
         sides.append(weave(size, extent, *flags) if single is None else unchanged(extent))
         moved += drift(sides[-1], side, size) if single is None else 0.0
     woven = weave_passes(sides[0], sides[1], len(gathers[0]))
-    error = moved + errors_of(woven, target)
-    if error <= LARGEST_ERROR and all(one.fits(len(gathers[0]), len(gathers[1]), target.soc) for one in woven):
-        return Plan(plan.gathered, woven, error)
+    if all(one.fits(len(gathers[0]), len(gathers[1]), target.soc) for one in woven):
+        plan = Plan(plan.gathered, woven, moved)
+        if error_of(plan, target) <= LARGEST_ERROR:
+            return plan
     lines = tuple(Lines(axis, exact[axis]) for axis in (1, 0) if singles[axis] is None)
-    return Plan(plan.gathered, lines, errors_of(lines, target))
+    return Plan(plan.gathered, lines)
 
 
-def errors_of(passes: tuple[Woven | Lines, ...], target: Target) -> float:
-    """Bound in steps of what weights and divisions err and of what is rounded from one pass to the next."""
-    error = (len(passes) - 1) / 2
-    for one in passes:
+def error_of(plan: Plan, target: Target) -> float:
+    """Bound in steps of a result's error before its last rounding: positions, weights, divisions, other roundings."""
+    error = plan.drift + max(0, len(plan.passes) - 1) / 2
+    for one in plan.passes:
         found = [whole_weights(shares) for shares in one.all_shares]
         error += max(
             weights_error + QUOTIENT_ERROR * (not two_multipliers(divisor, target) and not is_power_of_two(divisor))
@@ -159,6 +164,12 @@ def weave_passes(rows: Weave, columns: Weave, height: int) -> tuple[Woven, ...]:
     return Woven(unchanged(height), columns), Woven(rows, unchanged(columns.size))
 
 
+@lru_cache(maxsize=2048)
+def division(divisor: int, channels: int, zero: int, norm: bool) -> Requantize:
+    """A division of sums; finding two multipliers takes milliseconds, and layers have divisors in common."""
+    return quotient(1 / divisor, SPAN, channels, zero, norm)
+
+
 def weighted(
     node: Node,
     source: Tensor,
@@ -166,7 +177,6 @@ def weighted(
     shares: Reals,
     moves: tuple[Move, ...],
     target: Target,
-    stride: tuple[int, int] = (1, 1),
 ) -> Convolution:
     """A layer whose outputs are sums of a few pixels with ``shares`` (height, width) that sum to 1.
 
@@ -176,7 +186,7 @@ def weighted(
     weights, divisor, _ = whole_weights(shares)
     point = quantize.INT8_LOW if weights.max() > quantize.INT8_HIGH else 0
     zero = -quantize.domain_offset(source.dtype)
-    run = quotient(1 / divisor, SPAN, channels, zero, two_multipliers(divisor, target))
+    run = division(divisor, channels, zero, two_multipliers(divisor, target))
     stored = (weights + point).astype(np.int8)[None, :, :, None]
     return Convolution(
         node=node.index,
@@ -187,7 +197,7 @@ def weighted(
         weight_zero_point=point,
         bias=np.full(channels, -zero * divisor, np.int32),
         input_zero_point=0,  # what is padded has no share, or is cut off
-        stride=stride,
+        stride=(1, 1),
         padding=(0, 0, 0, 0),
         depthwise=True,
         requantize=(run,),
@@ -237,9 +247,10 @@ def weave_layers(
     blocks = tensor_of_blocks(node, output, columns, unit)
     for row, column in woven.places:
         moves = row_moves(larger, blocks, rows, row, column * unit)
-        layers.append(
-            weighted(node, larger, blocks, woven.shares(row, column), moves, target, (rows.step, columns.step))
-        )
+        layer = weighted(node, larger, blocks, woven.shares(row, column), moves, target)
+        bottom = padding_behind(rows.count(row), rows.step, layer.window[0], 0, larger.shape[1])
+        right = padding_behind(columns.blocks, columns.step, layer.window[1], 0, larger.shape[2])
+        layers.append(replace(layer, stride=(rows.step, columns.step), padding=(0, bottom, 0, right)))
     return [*layers, *put_columns(node, blocks, output, columns, unit)]
 
 
@@ -291,6 +302,14 @@ def layers(node: Node, target: Target) -> list[Convolution]:
     return result
 
 
+def lines_fit(node: Node, target: Target) -> bool:
+    lines = sum(len(one.exact.fraction) for one in plan_of(node, target).passes if isinstance(one, Lines))
+    return lines * node.outputs[0].shape[0] <= LARGEST_MOVES
+
+
+RATIO_REMEDY = "a ratio of the sizes that is a power of two, or with align_corners such a ratio of the sizes less one"
+
+
 @lowers(
     "RESIZE_BILINEAR",
     [
@@ -299,10 +318,11 @@ def layers(node: Node, target: Target) -> list[Convolution]:
             "not both of align_corners and half_pixel_centers are set",
             lambda node, target: not (node.params["align_corners"] and node.params["half_pixel_centers"]),
         ),
+        Rule(f"lines that are interpolated by themselves are at most {LARGEST_MOVES}", lines_fit, RATIO_REMEDY),
         Rule(
             "weights of 8 bits meet the fractions so that results are within 1 of TFLite's",
-            lambda node, target: plan_of(node, target).error <= LARGEST_ERROR,
-            "a ratio of the sizes that is a power of two, or such a ratio of the sizes less one with align_corners",
+            lambda node, target: error_of(plan_of(node, target), target) <= LARGEST_ERROR,
+            RATIO_REMEDY,
         ),
         *rules_of_moves(layers),
     ],

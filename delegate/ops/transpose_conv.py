@@ -38,8 +38,8 @@ from delegate.ops.conv2d import (
     weights_are_quantized,
 )
 from delegate.ops.interleave import (
-    FORMS_REMEDY,
     Side,
+    padding_behind,
     put_columns,
     row_moves,
     rules_of_moves,
@@ -218,8 +218,8 @@ def layers(node: Node, target: Target) -> list[Convolution]:
         for phase, own, factors in zip(rows.phases, phases, channels, strict=True):
             layer = one_convolution(own, weight_data(own), False, factors, used, part, target)
             top = -rows.window(range(phase, phase + 1)).start
-            bottom = max(0, rows.count(phase) - 1 + layer.window[0] - top - feature.shape[1])
-            right = max(0, columns.blocks - 1 + layer.window[1] - left - feature.shape[2])
+            bottom = padding_behind(rows.count(phase), 1, layer.window[0], top, rows.source)
+            right = padding_behind(columns.blocks, 1, layer.window[1], left, columns.source)
             moves = row_moves(feature, part, rows, phase) if rows.period > 1 else ()
             result.append(replace(layer, padding=(top, bottom, left, right), moves=moves))
     if len(classes) > 1:
@@ -228,7 +228,8 @@ def layers(node: Node, target: Target) -> list[Convolution]:
 
 
 def asked_as_convolution(rule: Rule) -> Rule:
-    return Rule(rule.text, lambda node, target: rule.holds(as_convolution(node), target), rule.remedy)
+    holds = rule.holds
+    return Rule(rule.text, lambda node, target: holds(as_convolution(node), target), rule.remedy)
 
 
 RULES = [
@@ -267,7 +268,7 @@ RULES = [
     Rule("one kernel of the taps that meet is at most 32 KiB", kernel_is_small, "fewer input channels"),
     Rule(CBUF_TEXT, cbuf_fits, "fewer input channels or a narrower input"),
     Rule("the columns of a block have at most 8192 channels together", channels_fit, "fewer output channels"),
-    Rule(BS_CLAMP_TEXT, clamp_is_allowed, FORMS_REMEDY),
+    Rule(BS_CLAMP_TEXT, clamp_is_allowed),
     Rule("BS and the output converter can express scales and clamp", layers_exist),
     *rules_of_moves(layers),
 ]
