@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from delegate.errors import CompileError
 from delegate.hw.layout import align, divide_up, row_entries, surface_rows
@@ -20,6 +20,7 @@ from delegate.ir import (
     Pooling,
     PoolTile,
     Requantize,
+    all_pixels,
 )
 from delegate.memory import Cube
 
@@ -63,7 +64,7 @@ def geometry(layer: Convolution, move: Move, run: Requantize, channels: int, soc
     needs no padding below reads some more rows.
     """
     input_height, output_height = move.source.rows, move.target.rows
-    if layer.window[0] == 1 and layer.stride[0] == 1 and not layer.moves:
+    if layer.window[0] == 1 and layer.stride[0] == 1 and whole_images(layer, move):
         input_height = output_height = surface_rows(input_height, soc)
     elif layer.moves and input_rows_below(layer, move) <= 0:
         input_height = max(input_height, soc.line_group)
@@ -86,6 +87,13 @@ def geometry(layer: Convolution, move: Move, run: Requantize, channels: int, soc
 def input_rows_below(layer: Convolution, move: Move) -> int:
     """How many rows of padding a move needs below its source."""
     return (move.target.rows - 1) * layer.stride[0] + layer.window[0] - layer.padding[0] - move.source.rows
+
+
+def whole_images(layer: Convolution, move: Move) -> bool:
+    """Whether a move reads and writes all pixels of an image, of some channels."""
+    source, target = all_pixels(layer.inputs[0], move.source.image), all_pixels(layer.output, move.target.image)
+    whole = Move(replace(source, channel=move.source.channel), replace(target, channel=move.target.channel))
+    return not layer.moves or move == whole
 
 
 def input_rows(layer: Convolution, shape: Geometry, outputs: range) -> tuple[range, int]:

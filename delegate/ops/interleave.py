@@ -14,12 +14,11 @@ from delegate.hw.layout import align, divide_up
 from delegate.hw.soc import PART_OF_ROW, ROW_SKIP, Target
 from delegate.ir import Convolution, Move, Node, Pixels, Tensor, all_pixels
 from delegate.ops import Rule
-from delegate.ops.conv2d import INNER_TENSORS, LARGEST_PARTS
-from delegate.ops.copies import copy, rectangle
+from delegate.ops.copies import copy, intermediate, rectangle
 
 LARGEST_SKIP = (1 << 13) - 1  # pixels that can be left out behind a row: the bits of DATA_CUBE_NOTCH_ADDR
 LARGEST_MOVES = 512  # of a node; each is a task at least
-BLOCKS, UNCUT, FIRST_FREE = range(LARGEST_PARTS, LARGEST_PARTS + 3)  # numbers of inner tensors
+BLOCKS, UNCUT, FIRST_FREE = range(3)  # numbers of intermediate tensors
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,6 @@ class Side:
         return divide_up(self.size - phase, self.period)
 
 
-def inner_tensor(node: Node, number: int, shape: tuple[int, ...]) -> Tensor:
-    """A tensor between the layers of a node; ``number`` from LARGEST_PARTS to INNER_TENSORS - 1."""
-    output = node.outputs[0]
-    index = -(INNER_TENSORS * output.index + number + 1)
-    return replace(output, index=index, name=f"{output.name} inner {number}", shape=shape)
-
-
 def tensor_of_blocks(node: Node, output: Tensor, columns: Side, unit: int, number: int = BLOCKS) -> Tensor:
     """What the layers of the phases write: one pixel for a row of a block, the columns in its channels.
 
@@ -63,7 +55,7 @@ def tensor_of_blocks(node: Node, output: Tensor, columns: Side, unit: int, numbe
     images, height, _, _ = output.shape
     if columns.period == 1:
         return output
-    return inner_tensor(node, number, (images, height, columns.blocks, columns.period * unit))
+    return intermediate(node.outputs[0], number, (images, height, columns.blocks, columns.period * unit))
 
 
 def row_moves(source: Tensor, blocks: Tensor, rows: Side, phase: int, channel: int = 0) -> tuple[Move, ...]:
@@ -92,7 +84,7 @@ def put_columns(
     images, height, _, channels = output.shape
     uncut = output
     if columns.cut:
-        uncut = inner_tensor(node, number, (images, height, columns.blocks * columns.period, channels))
+        uncut = intermediate(node.outputs[0], number, (images, height, columns.blocks * columns.period, channels))
     pixels = height * columns.blocks
     moves = tuple(
         Move(
