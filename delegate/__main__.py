@@ -179,6 +179,37 @@ def mutate(
         raise typer.Exit(1)
 
 
+@app.command()
+def accuracy(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help=".tflite files, folders, .zip archives")],
+    images: Annotated[
+        Path | None, typer.Option(help="folder of pictures (default: those beside the model, else random inputs)")
+    ] = None,
+    random: Annotated[
+        int | None, typer.Option(min=1, help="random inputs beside the pictures (default: 2 without pictures)")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the random inputs")] = 0,
+    unproven: Annotated[
+        str, typer.Option(help="register programs that are not proven on silicon: auto, never, always")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="the delegate's device")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="write JSON, with all counts")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="write Markdown")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write instead of stdout")] = None,
+) -> None:
+    """Compares the NPU with a model of the silicon and with TFLite's reference kernels, layer by layer and end to end;
+    exits with 1 if any element is not what the silicon would compute.
+
+    Example: python -m delegate accuracy ../shared/models/mobilenet_v1_1.0_224_quant.tflite
+    """
+    from delegate.tools.accuracy.command import Output, report_accuracy
+    from delegate.tools.accuracy.inputs import Request
+
+    options = {"device": device, "unproven": unproven}
+    if not report_accuracy(models, Request(images, random, seed), options, Output(output, json, markdown)):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Runs the command line; an error of ours is one line and exit status 1."""
     try:

@@ -52,8 +52,7 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
     wrote, which the hardware book doubts (C-4). Raises CompileError.
     """
     soc = target.soc
-    lowered, views = lower(graph, target)
-    layers = separate(fuse_additions(lowered, graph, views, soc), views, first_free=max(graph.tensors) + 1)
+    layers, views = layers_of(graph, target)
     if not layers:
         raise CompileError("a partition of aliases alone has nothing to compute")
     memory = allocate(graph, layers, views, soc, FIRST_CUBES)
@@ -78,6 +77,13 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
         outputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.outputs),
         layers=tuple(Layer(layer.operator, layer.node, describe(layer)) for layer in layers),
     )
+
+
+def layers_of(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
+    """(what runs on the NPU, in order, which tensors lie in the memory of others); raises CompileError."""
+    lowered, views = lower(graph, target)
+    fused = fuse_additions(lowered, graph, views, target.soc)
+    return separate(fused, views, first_free=max(graph.tensors) + 1), views
 
 
 def lower(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
@@ -302,19 +308,24 @@ def chains(
 ) -> tuple[range, ...]:
     """Ranges of tasks for Job.chains: a new one begins where a task may read too early what one of its range wrote.
 
-    A task of the PPU ends a range before it and behind it: only one kind of interrupt ends a chain (S-196).
+    A task of the PPU ends a range before it and behind it: only one kind of interrupt ends a chain (S-196). A range has
+    the lookup tables of one layer, for only the first that are loaded in a chain take effect (S-218).
     """
     result: list[range] = []
     start = 0
     wrote: set[int] = set()
     pooled = False
+    looked_up: AnyLayer | None = None  # the layer whose tables the range has loaded
     for index, task in enumerate(tasks):
         layer = layers[task.layer]
         depends = not full and any(views.root(tensor).tensor.index in wrote for tensor in read_early(layer))
         pools = isinstance(layer, Pooling)
-        if index > start and (depends or index - start == limit or pools != pooled):
+        has_table = isinstance(layer, Elementwise) and layer.table is not None
+        reloads = has_table and looked_up not in (None, layer)
+        if index > start and (depends or index - start == limit or pools != pooled or reloads):
             result.append(range(start, index))
-            start, wrote = index, set()
+            start, wrote, looked_up = index, set(), None
         wrote.add(views.root(layer.output).tensor.index)
         pooled = pools
+        looked_up = layer if has_table else looked_up
     return (*result, range(start, len(tasks)))

@@ -17,6 +17,16 @@ from delegate.ir import Quant
 
 INT8_LOW, INT8_HIGH = -128, 127
 LARGEST_SHIFT = 63  # S-03
+LARGEST_INT32 = 2**31 - 1
+LEAST_EXPONENT = -31  # of TFLite's multipliers; smaller factors count as 0
+# Real ends of what an activation lets through; None: no end.
+ACTIVATION_RANGES: dict[str, tuple[float | None, float | None]] = {
+    "NONE": (None, None),
+    "RELU": (0.0, None),
+    "RELU6": (0.0, 6.0),
+    "RELU_N1_TO_1": (-1.0, 1.0),
+    "RELU_0_TO_1": (0.0, 1.0),
+}
 Ints = npt.NDArray[np.int64]
 
 
@@ -62,6 +72,14 @@ def round_shifts(values: Ints, shift: int) -> Ints:
     return result
 
 
+def round_shifts_away(values: Ints, shift: int) -> Ints:
+    """values / 2**shift rounded to nearest, ties away from zero."""
+    if shift == 0:
+        return values
+    result: Ints = np.sign(values) * ((np.abs(values) + (1 << (shift - 1))) >> shift)
+    return result
+
+
 def round_half_away(value: float) -> int:
     """To the nearest integer, ties away from zero, as TFLite rounds."""
     return int(math.copysign(math.floor(abs(value) + 0.5), value))
@@ -93,13 +111,41 @@ def activation_range(activation: str, quant: Quant, dtype: str) -> tuple[int, in
     offset, scale = zero_point(quant, dtype), float(quant.scale[0])
 
     def quantized(real: float) -> int:
-        return offset + round_half_away(float(np.float32(real) / np.float32(scale)))  # TFLite divides in float32
+        with np.errstate(over="ignore"):
+            steps = float(np.float32(real) / np.float32(scale))  # TFLite divides in float32
+        return offset + round_half_away(min(max(steps, -LARGEST_INT32), LARGEST_INT32))
 
-    low, high = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0)}[activation]
+    low, high = ACTIVATION_RANGES[activation]
     return (
         INT8_LOW if low is None else max(INT8_LOW, quantized(low)),
         INT8_HIGH if high is None else min(INT8_HIGH, quantized(high)),
     )
+
+
+def tflite_multiplier(real: float) -> tuple[int, int]:
+    """(multiplier of 31 bits, exponent) of TFLite's QuantizeMultiplier: real = multiplier / 2**31 * 2**exponent.
+
+    Raises CompileError for what is no number.
+    """
+    if not math.isfinite(real):
+        raise CompileError(f"a factor is {real}")
+    fraction, exponent = math.frexp(real)
+    multiplier = round_half_away(math.ldexp(fraction, 31))
+    return (multiplier >> 1, exponent + 1) if multiplier == 1 << 31 else (multiplier, exponent)
+
+
+def tflite_product(values: Ints, real: float) -> Ints:
+    """values * real as TFLite's MultiplyByQuantizedMultiplier rounds it: halves up, and away from zero in the shift.
+
+    Raises CompileError where TFLite's numbers of 32 bits would not hold it.
+    """
+    multiplier, exponent = tflite_multiplier(real)
+    if exponent < LEAST_EXPONENT:
+        return np.zeros_like(values)
+    if int(np.abs(values).max()) > LARGEST_INT32 >> max(exponent, 0):
+        raise CompileError(f"a product with {real} leaves 32 bits")
+    inner = ((values << max(exponent, 0)) * multiplier + (1 << 30)) >> 31
+    return round_shifts_away(inner, max(-exponent, 0))
 
 
 def tflite_steps(real: float, offset: int) -> tuple[Ints, Ints]:
@@ -107,10 +153,7 @@ def tflite_steps(real: float, offset: int) -> tuple[Ints, Ints]:
 
     TFLite's high product rounds halves up, its shift away from zero; both rise, so these numbers are all there is.
     """
-    fraction, exponent = math.frexp(real)
-    multiplier = round_half_away(math.ldexp(fraction, 31))
-    if multiplier == 1 << 31:
-        multiplier, exponent = multiplier >> 1, exponent + 1
+    multiplier, exponent = tflite_multiplier(real)
     below = np.arange(INT8_LOW - offset, INT8_HIGH - offset)  # the output before the step, without offset
     inner = (2 * below + 1 << -exponent - 1) + (below < 0) if exponent < 0 else below + 1
     products = (inner << 31) - (1 << 30)

@@ -1,6 +1,6 @@
 """The arithmetic that requantization is judged by: rational rounding, TFLite's multiplier, the stages behind BS.
 
-TFLite's is written down from gemmlowp's definition, the silicon's is that of ``silicon``.
+TFLite's is written down from gemmlowp's definition, the silicon's is that of ``delegate.tools.accuracy.silicon``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
-import silicon
 
 from delegate.ir import Requantize
+from delegate.tools.accuracy import silicon
 
 Ints = npt.NDArray[np.int64]
 

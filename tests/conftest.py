@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,13 @@ from typing import Any
 import pytest
 
 from benchmarks import harness
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long random graphs are drawn: long in CI, short beside other work."""
+    seconds = 180.0 if os.environ.get("CI") else 20.0
+    parser.addoption("--fuzz-seconds", type=float, default=seconds, help="time for random graphs (tests/test_fuzz.py)")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="number of the first random graph")
 
 
 @pytest.fixture(scope="session")

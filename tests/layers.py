@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import silicon
 
 from delegate.hw.soc import FORMS, RK3588, Target
 from delegate.ir import Convolution, Graph, Node, Quant, Tensor
+from delegate.memory import Views
+from delegate.tools.accuracy import silicon
 
 PROVEN = Target(RK3588)  # forms that silicon has shown
 EVERY_FORM = Target(RK3588, frozenset(FORMS))
@@ -99,5 +100,10 @@ def evaluate(
     layer: Convolution, images: list[np.ndarray[Any, Any]], addend: np.ndarray[Any, Any] | None = None
 ) -> np.ndarray[Any, Any]:
     """What the silicon makes of a layer; int8 domain (height, width, channels), inputs, addend and output."""
-    operand = None if addend is None else addend.astype(np.int64)[np.newaxis]
-    return silicon.evaluate_layer(layer, [image.astype(np.int64)[np.newaxis] for image in images], operand)[0]
+    tensors = (*layer.inputs, layer.addend.tensor) if layer.addend is not None and addend is not None else layer.inputs
+    stored = [*images, addend] if len(tensors) > len(images) else images
+    inputs = [
+        (tensor, array.astype(np.int64)) for tensor, array in zip(tensors, stored, strict=True) if array is not None
+    ]
+    memory = silicon.evaluate([layer], Views(), inputs)
+    return np.asarray(memory.read(layer.output).reshape(layer.output.shape)[0])

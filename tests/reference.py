@@ -5,7 +5,8 @@ Neither half shares code with ``delegate``. Both start from the same exact sums;
 * TFLite: 31-bit multiplier, doubling high product and rounding shift one after the other (gemmlowp).
 * Silicon's converter by itself: 15-bit multiplier, one shift that rounds half to even, then the offset, then the clamp
   (hardware book S-01, S-03, S-04; npu.md §5.5), with asymmetric weights exact (S-25) and RELU before the conversion
-  (npu.md §5.3). ``silicon`` has all stages, with the numbers of a lowered layer.
+  (npu.md §5.3). ``delegate.tools.accuracy.silicon`` has all
+  stages, with the numbers of a lowered layer.
 
 Arrays are NHWC; sums are int64. Matrix products run in float64, which is exact while sums stay below 2**53.
 """

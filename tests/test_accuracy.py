@@ -1,7 +1,7 @@
 """The whole path, TFLite to simulator and back, against TFLite's reference kernels and against the plain silicon model.
 
-Each test runs with the forms that silicon has proven and with every form (option ``unproven``). Against ``silicon``,
-which shares no code with compiler or simulator, every element must be equal. Against TFLite's reference kernels:
+Each test runs with the forms that silicon has proven and with every form (option ``unproven``). Against the tools'
+``silicon``, which shares no code with compiler or simulator, every element must be equal. Against TFLite's reference:
 
 * every form, weights of one scale: equal on every element, because BS and BN together reproduce TFLite's 31-bit
   multiplier and its two roundings (docs/decisions/0007-requantization.md); an addition may differ at ties, one element
@@ -20,7 +20,6 @@ import generate
 import numpy as np
 import pytest
 import reference
-import silicon
 import tflite_reader
 from layers import EVERY_FORM, PROVEN, TARGETS
 from tflite_writer import Array, Model, write
@@ -28,12 +27,12 @@ from tflite_writer import Array, Model, write
 from benchmarks import harness
 from benchmarks.harness import infer
 from delegate import requantize
-from delegate.compile import lower
-from delegate.fuse import fuse_additions
+from delegate.compile import layers_of
 from delegate.hw.soc import BS_CLAMP, Target
 from delegate.ir import Convolution, Graph
-from delegate.partition import partitions, verdicts
+from delegate.partition import taken, verdicts
 from delegate.tflite import read_model
+from delegate.tools.accuracy import silicon
 
 Interpreters = Callable[..., Any]
 
@@ -53,16 +52,20 @@ def refused(graph: Graph, target: Target) -> list[str]:
     return [f"{node.op}: {reason}" for node in graph.nodes for reason in found[node.index]]
 
 
-def layers_of(graph: Graph, target: Target) -> dict[int, list[Convolution]]:
-    """The layers of each node on the NPU, by the number of the node that has them; what they compute is silicon's."""
-    found: dict[int, list[Convolution]] = {}
-    for part in partitions(graph, verdicts(graph, target)):
-        layers, views = lower(part, target)
-        found |= {node.index: [] for node in part.nodes}
-        for layer in fuse_additions(layers, part, views, target.soc):
-            assert isinstance(layer, Convolution)
-            found[layer.node].append(layer)
-    return found
+def convolutions_of(graph: Graph, target: Target) -> list[Convolution]:
+    """The layers of a model that is wholly on the NPU; none of another."""
+    if refused(graph, target):
+        return []
+    (part,) = taken(graph, target)
+    return [layer for layer in layers_of(part, target)[0] if isinstance(layer, Convolution)]
+
+
+def on_silicon(part: Graph, target: Target, inputs: list[Array]) -> dict[int, Array]:
+    """What the silicon's arithmetic makes of a partition: its outputs by number."""
+    memory = silicon.evaluate(
+        *layers_of(part, target), zip([part.tensors[index] for index in part.inputs], inputs, strict=True)
+    )
+    return {index: memory.fetch(part.tensors[index]) for index in part.outputs}
 
 
 def kernels_of_the_delegate(interpreter: Any, graph: Graph) -> int:
@@ -93,12 +96,12 @@ def test_a_single_layer_equals_the_reference_kernels(
     content = path.read_bytes()
     npu = npu_interpreter(content, unproven=UNPROVEN[forms])
     assert kernels_of_the_delegate(npu, graph) == 1
-    plain, model = reference_interpreter(content), tflite_reader.read(content)
+    plain, (part,) = reference_interpreter(content), taken(graph, target)
     additions = any(node.op == "ADD" for node in graph.nodes)
     for seed in range(2):
         inputs = harness.random_inputs(plain, np.random.default_rng(seed))
         ((got,), (expected,)) = infer(npu, inputs), infer(plain, inputs)
-        np.testing.assert_array_equal(got, silicon.evaluate(model, inputs, layers_of(graph, target))[model.outputs[0]])
+        np.testing.assert_array_equal(got, on_silicon(part, target, inputs)[graph.outputs[0]])
         assert largest_difference(got, expected) <= 1
         if target is EVERY_FORM and has_one_scale(graph):
             assert (got == expected).mean() >= (MEAN_EXACT_SUM if additions else 1)
@@ -123,14 +126,14 @@ def check(
         return None
     npu = npu_interpreter(content, unproven=UNPROVEN[forms])
     assert kernels_of_the_delegate(npu, graph) == 1
-    bounds, layers = reference.error_bounds(model), layers_of(graph, target)
+    bounds, (part,) = reference.error_bounds(model), taken(graph, target)
     elements = exact = 0
     for _ in range(2):
         inputs = generate.random_inputs(rng, model)
-        on_silicon = silicon.evaluate(model, inputs, layers)
+        expected = on_silicon(part, target, inputs)
         in_tflite = reference.evaluate(model, inputs)
         for index, got in zip(model.outputs, infer(npu, inputs), strict=True):
-            np.testing.assert_array_equal(got, on_silicon[index])
+            np.testing.assert_array_equal(got, expected[index])
             assert largest_difference(got, in_tflite[index]) <= bounds[index]
             elements += got.size
             exact += int((got == in_tflite[index]).sum())
@@ -254,8 +257,7 @@ def test_npu_and_cpu_in_turns(
 
 def added(graph: Graph, target: Target) -> list[Convolution]:
     """The layers with something to add, of a model that is wholly on the NPU."""
-    found = {} if refused(graph, target) else layers_of(graph, target)
-    return [layer for layers in found.values() for layer in layers if layer.addend is not None]
+    return [layer for layer in convolutions_of(graph, target) if layer.addend is not None]
 
 
 def test_generated_residuals_meet_the_elementwise_unit(tmp_path: Path) -> None:
@@ -278,7 +280,7 @@ def test_scales_far_apart_need_more_than_one_task(tmp_path: Path) -> None:
         path = tmp_path / "model.tflite"
         path.write_bytes(write(FAMILIES["scales far apart"](np.random.default_rng(seed))))
         graph = read_model(path)
-        several += any(len(layers) > 1 for layers in layers_of(graph, EVERY_FORM).values())
+        several += len(convolutions_of(graph, EVERY_FORM)) > len(graph.nodes)
     assert several >= 3
 
 
@@ -293,9 +295,9 @@ def test_lowered_sums_are_the_models(family: str, tmp_path: Path) -> None:
         model = FAMILIES[family](rng)
         path = tmp_path / "model.tflite"
         path.write_bytes(write(model))
-        (layers,) = layers_of(read_model(path), EVERY_FORM).values()
+        layers = convolutions_of(read_model(path), EVERY_FORM)
         (source,) = generate.random_inputs(rng, model)
-        sums = silicon.accumulators(layers[0], [silicon.to_domain(source)])
+        sums = silicon.accumulators(layers[0], silicon.to_domain(source), *layers[0].output.shape[1:3])
         difference = sums - reference.convolution_sums(model, model.operators[0], source)
         assert (difference == difference[0, 0, 0] * (family == "per channel")).all()
 

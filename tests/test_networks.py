@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import silicon
-import tflite_reader
 from layers import EVERY_FORM, PROVEN, TARGETS
-from test_accuracy import UNPROVEN, Interpreters, layers_of
+from test_accuracy import UNPROVEN, Interpreters, on_silicon
 from tflite_writer import Array
 
 from benchmarks import harness
@@ -87,12 +85,12 @@ def test_mobilenet_v1_sees_what_the_cpu_sees_with_proven_forms(
     path = shared / "models" / f"{name}.tflite"
     content, graph = path.read_bytes(), read_model(path)
     assert work_of(graph, PROVEN) == (28, 28)
-    model, layers = tflite_reader.read(content), layers_of(graph, PROVEN)
+    (part,) = taken(graph, PROVEN)
     plain, npu = reference_interpreter(content), npu_interpreter(content, unproven="never")
     for picture, inputs in pictures_of(plain, shared).items():
         (expected,), (got,) = infer(plain, inputs), infer(npu, inputs)
         index, logits = partition_output(graph, inputs, "proven")
-        np.testing.assert_array_equal(logits, silicon.evaluate(model, inputs, layers)[index], picture)
+        np.testing.assert_array_equal(logits, on_silicon(part, PROVEN, inputs)[index], picture)
         best = int(expected.argmax())
         assert got.argmax() == best, picture
         if picture == "grace_hopper.bmp":
@@ -107,11 +105,11 @@ def test_a_network_with_a_scale_for_each_channel_sees_what_the_cpu_sees(
     """MobileNet V2 as the converter of TensorFlow 2 quantizes it: all convolutions and additions on the NPU."""
     path, target = shared / "models" / "tf2_mobilenet_v2_1.0_224_ptq.tflite", TARGETS[forms]
     content, graph = path.read_bytes(), read_model(path)
-    model, layers = tflite_reader.read(content), layers_of(graph, target)
+    (part,) = taken(graph, target)
     assert work_of(graph, target) == (63, 63)
     plain, npu = reference_interpreter(content), npu_interpreter(content, unproven=UNPROVEN[forms])
     for picture, inputs in pictures_of(plain, shared).items():
         (expected,), (got,) = infer(plain, inputs), infer(npu, inputs)
         index, logits = partition_output(graph, inputs, forms)
-        np.testing.assert_array_equal(logits, silicon.evaluate(model, inputs, layers)[index], picture)
+        np.testing.assert_array_equal(logits, on_silicon(part, target, inputs)[index], picture)
         assert got.argmax() == expected.argmax(), picture

@@ -71,6 +71,10 @@ def test_a_bias_beyond_32_bits_is_an_error() -> None:
         ("RELU6", 0.1, -128, "int8", (-128, -68)),
         ("RELU6", 0.1, 0, "uint8", (-128, -68)),
         ("RELU6", 0.1, 130, "uint8", (2, 62)),
+        ("RELU6", 1e-40, 0, "int8", (0, 127)),
+        ("RELU_N1_TO_1", 0.1, -3, "int8", (-13, 7)),
+        ("RELU_N1_TO_1", 0.01, 100, "uint8", (-128, 72)),
+        ("RELU_0_TO_1", 0.1, -3, "int8", (-3, 7)),
     ],
 )
 def test_activation_ranges(activation: str, scale: float, zero: int, dtype: str, expected: tuple[int, int]) -> None:

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import silicon
 from arithmetic import (
     Ints,
     first_above,
@@ -27,6 +26,7 @@ from delegate.errors import CompileError
 from delegate.ir import Requantize
 from delegate.quantize import tflite_steps
 from delegate.requantize import Channels
+from delegate.tools.accuracy import silicon
 
 LAST_SHARE = 1e-7  # of all accumulators, that may differ from TFLite's with a factor of 30 bits
 EXACT_REACH = 18  # bits of an accumulator up to which none differs

@@ -22,7 +22,14 @@ import pythons
 from benchmarks import harness
 
 ROOT = harness.ROOT
-TESTS = ("test_plugin.py", "test_plugin_hosts.py", "test_end_to_end.py", "test_tflite.py", "test_trace.py")
+TESTS = (
+    "test_plugin.py",
+    "test_plugin_hosts.py",
+    "test_end_to_end.py",
+    "test_tflite.py",
+    "test_trace.py",
+    "ops/test_table.py",
+)
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TEFLON", "VIRTUAL"))}
 OTHERS = {"tflite_runtime.interpreter": "ai-edge-litert", "ai_edge_litert.interpreter": "tflite-runtime"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import silicon
 from arithmetic import Ints, multiplied_by_tflite, on_silicon
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from delegate import requantize
 from delegate.errors import CompileError
 from delegate.requantize import Operand
+from delegate.tools.accuracy import silicon
 
 offsets = st.integers(-128, 127)
 

@@ -58,6 +58,7 @@ TABLES = {
     "QUANTIZE": ("QuantizeOptions", 1),
     "RELU": ("", 2),
     "RELU6": ("", 2),
+    "RELU_0_TO_1": ("", 1),
     "RELU_N1_TO_1": ("", 1),
     "RESHAPE": ("ReshapeOptions", 1),
     "RESIZE_BILINEAR": ("ResizeBilinearOptions", 2),

@@ -1,4 +1,4 @@
-"""QUANTIZE between int8 and uint8, or between scales of one of them: no work, or an identity convolution."""
+"""QUANTIZE between int8 and uint8, or between scales of one of them: no work, an identity convolution, or a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from delegate.hw.soc import NORM_SHIFT, Target
 from delegate.ir import AnyLayer, Convolution, Node, Requantize, View, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT
-from delegate.ops.rules import FEATURES_8_BIT, SCALES_POSITIVE, computed_inputs
+from delegate.ops.rules import FEATURES_8_BIT, ONE_INPUT, SAME_SHAPE, SCALES_POSITIVE
+from delegate.ops.table import computable, lookup, may_look_up
+from delegate.ops.unary import outputs, requantized
 from delegate.requantize import exact, plain
 
 
@@ -34,7 +36,14 @@ def converter(node: Node, target: Target) -> Requantize:
     return exact(real, 255, channels, offset) if NORM_SHIFT in target.forms else plain(real, channels, offset)
 
 
+def looked_up(node: Node, target: Target) -> bool:
+    """A table is the more exact way where BN cannot be used."""
+    return NORM_SHIFT not in target.forms and may_look_up(target) and computable(requantized, node, target)
+
+
 def converter_exists(node: Node, target: Target) -> bool:
+    if looked_up(node, target):
+        return True
     try:
         converter(node, target)
     except CompileError:
@@ -42,19 +51,9 @@ def converter_exists(node: Node, target: Target) -> bool:
     return True
 
 
-def shape_fits(node: Node, target: Target) -> bool:
-    """One image, or rows, within the chip's extents."""
-    source, soc = node.inputs[0], target.soc
-    assert source is not None
-    if len(source.shape) not in (1, 2, 3, 4) or min(source.shape) < 1 or source.shape != node.outputs[0].shape:
-        return False
-    batch, height, width, channels = as_cube(source).shape
-    return (
-        batch == 1 and height <= soc.largest_height and width <= soc.largest_width and channels <= soc.largest_channels
-    )
-
-
 def cbuf_fits(node: Node, target: Target) -> bool:
+    if looked_up(node, target):
+        return True
     source = node.inputs[0]
     assert source is not None
     _, _, width, channels = as_cube(source).shape
@@ -64,10 +63,10 @@ def cbuf_fits(node: Node, target: Target) -> bool:
 @lowers(
     "QUANTIZE",
     [
-        Rule("the input is computed", lambda node, target: len(computed_inputs(node)) == 1 == len(node.inputs)),
+        ONE_INPUT,
         FEATURES_8_BIT,
         SCALES_POSITIVE,
-        Rule("one image, or rows, within the chip's extents", shape_fits),
+        SAME_SHAPE,
         Rule(CBUF_TEXT, cbuf_fits),
         Rule("the output converter can express the scales' ratio", converter_exists),
     ],
@@ -78,6 +77,8 @@ def quantize(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     assert source is not None and source.quant is not None and output.quant is not None
     if changes_nothing(node):
         return [View(output, source)]
+    if looked_up(node, target):
+        return [lookup(node, outputs(requantized, node))]
     cube, channels = as_cube(source), as_cube(source).shape[3]
     point = domain.zero_point(source.quant, source.dtype)
     return [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from delegate.ir import Node, Tensor
+from delegate.hw.soc import Target
+from delegate.ir import Node, Tensor, as_cube
 from delegate.ops import Rule
+from delegate.quantize import ACTIVATION_RANGES
 
-ACTIVATIONS = ("NONE", "RELU", "RELU6")
+ACTIVATIONS = tuple(ACTIVATION_RANGES)
 
 
 def computed_inputs(node: Node) -> list[Tensor]:
@@ -71,6 +73,26 @@ EXTENT = Rule(
         and t.shape[3] <= target.soc.largest_channels
         for t in feature_tensors(node)
     ),
+)
+
+
+def keeps_its_shape(node: Node, target: Target) -> bool:
+    """Input and output have one shape that can be seen as images or rows, within the chip's extents."""
+    source, soc = node.inputs[0], target.soc
+    assert source is not None
+    if len(source.shape) not in (1, 2, 3, 4) or min(source.shape) < 1 or source.shape != node.outputs[0].shape:
+        return False
+    _, height, width, channels = as_cube(source).shape
+    return height <= soc.largest_height and width <= soc.largest_width and channels <= soc.largest_channels
+
+
+ONE_INPUT = Rule(
+    "the input is computed",
+    lambda node, target: len(computed_inputs(node)) == 1 == len(node.inputs) and len(node.outputs) == 1,
+)
+SAME_SHAPE = Rule(
+    "input and output have one shape of one to four dimensions, none of them 0, within the chip's extents",
+    keeps_its_shape,
 )
 ACTIVATION = Rule(
     f"fused activation is one of {', '.join(ACTIVATIONS)}",

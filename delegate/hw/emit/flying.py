@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +120,13 @@ def emit_table_entries(table: npt.NDArray[np.int16] | None) -> Iterator[Command]
         return
     for number in (LOW, HIGH):
         yield DPU.LUT_ACCESS_CFG(lut_access_type=1, lut_table_id=number)
-        yield from (DPU.LUT_ACCESS_DATA(lut_access_data=int(entry) & 0xFFFF) for entry in table[number])
+        yield from map(table_entry, table[number].tolist())
+
+
+@cache
+def table_entry(entry: int) -> int:
+    """The word that writes the next entry; tables of bytes have 512 different ones."""
+    return DPU.LUT_ACCESS_DATA(lut_access_data=entry & 0xFFFF)
 
 
 def emit_table_setting() -> Iterator[Command]:

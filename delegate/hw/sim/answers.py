@@ -28,7 +28,8 @@ ATOM = 16  # int8 elements
 BYTES = 256
 PAIRS_FROM = 1 << 14  # elements from which the answers of all pairs of bytes are worth working out
 WINDOW = 1 << 20  # indices of a table
-KEPT = 256  # plans whose answers are kept, each up to 64 KiB (tables: WINDOW bytes, with as many flags for a warning)
+KEPT = 256  # plans whose answers to bytes and pairs are kept, each up to 64 KiB and as many flags for a warning
+KEPT_TABLES = 32  # the same of tables, each up to WINDOW bytes
 NOTHING = LaneValues()
 Indices = npt.NDArray[Any]
 
@@ -95,7 +96,7 @@ def bounded(tables: Tables) -> bool:
     return tables.low.slope == tables.high.slope == 0 and last - first < WINDOW
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=KEPT_TABLES)
 def of_tables(plan: Dpu) -> Answers:
     """Of the tables and OUT_CVT of a plan, for each index of their window, from its first."""
     assert plan.tables is not None

@@ -8,7 +8,7 @@ where one would be (F-94). The sibling's broken first entries (F-130) are not mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -59,19 +59,23 @@ class Tables:
     rounding: Rounding  # of integers
 
 
-def store(tables: LookupTables, config: dict[str, int], position: int, value: int) -> LookupTables:
-    """The tables after one write of LUT_ACCESS_DATA, the ``position``-th since LUT_ACCESS_CFG (auto increment)."""
+def entry(config: dict[str, int], position: int) -> tuple[int, int]:
+    """Table and address of the ``position``-th write of LUT_ACCESS_DATA since LUT_ACCESS_CFG (auto increment)."""
     address = config["lut_addr"] + position
-    if not config["lut_access_type"]:
-        raise SimulatorError("DPU.LUT_ACCESS_DATA is written while LUT_ACCESS_CFG selects reading")
     if address >= ENTRIES:
         raise SimulatorError(f"DPU.LUT_ACCESS_DATA: entry {address} is written, a table has {ENTRIES}")
-    old = tables.high if config["lut_table_id"] else tables.low
-    entries = list(old) + [None] * (ENTRIES - len(old))
-    entries[address] = value - 0x10000 if value & 0x8000 else value
-    if config["lut_table_id"]:
-        return LookupTables(tables.low, tuple(entries))
-    return LookupTables(tuple(entries), tables.high)
+    return config["lut_table_id"], address
+
+
+def store(tables: LookupTables, written: Mapping[tuple[int, int], int]) -> LookupTables:
+    """The tables after writes of LUT_ACCESS_DATA, by table and address."""
+    if not written:
+        return tables
+    both = [list(old) + [None] * (ENTRIES - len(old)) for old in (tables.low, tables.high)]
+    for (table, address), value in written.items():
+        both[table][address] = _signed(value, 16)
+    low, high = (tuple(entries) if any(entry is not None for entry in entries) else () for entries in both)
+    return LookupTables(low, high)
 
 
 def _signed(value: int, bits: int) -> int:

@@ -51,7 +51,7 @@ class Stream:
     """A stream while it is decoded: the state it writes and what it says about its successor."""
 
     state: CoreState
-    tables: LookupTables
+    entries: dict[tuple[int, int], int] = field(default_factory=dict)  # loaded by it, by table and address
     link: int | None = None
     amount: int = 0
     synced: bool = False
@@ -178,7 +178,7 @@ class Machine:
         return self.memory.bytes(address, min(8 * words, room // 8 * 8), what).tobytes()
 
     def _decode(self, raw: bytes, task: str) -> Decoded:
-        stream = Stream(self._state.copy(), self._state.tables)
+        stream = Stream(self._state.copy())
         words = np.frombuffer(raw, np.uint64)
         for index, word in enumerate(words.tolist()):
             try:
@@ -209,10 +209,11 @@ class Machine:
         for block, group in groups.items():
             if not group:
                 raise SimulatorError(f"{task}: fire word {mask:#x} starts {block.__name__}, which was never programmed")
-        registers = TaskRegisters(task, groups, stream.tables, stream.warnings.append)
+        tables = lookup.store(stream.state.tables, stream.entries)
+        registers = TaskRegisters(task, groups, tables, stream.warnings.append)
         work = decode_pass(registers, frozenset(names), self.soc, self.options)
         after = {block: state.fired() if block in groups else state for block, state in blocks.items()}
-        state = CoreState(after, stream.tables)
+        state = CoreState(after, tables)
         state_id = self._identify(state)
         # The amount counts pairs of words, less one (npu.md §2.2).
         amount = 2 * (stream.amount + 1)
@@ -252,7 +253,7 @@ def write_register(stream: Stream, register: Register, command: Command, where: 
         stream.table_config, stream.table_position = register.decode(command.value), 0
     elif register is DPU.LUT_ACCESS_DATA and stream.table_config and stream.table_config["lut_access_type"]:
         try:
-            stream.tables = lookup.store(stream.tables, stream.table_config, stream.table_position, command.value)
+            stream.entries[lookup.entry(stream.table_config, stream.table_position)] = command.value
         except SimulatorError as error:
             raise SimulatorError(f"{where}: {error}") from None
         stream.table_position += 1

@@ -250,6 +250,9 @@ def told(board: Board) -> set[str]:
     [
         (3, 0, 5, {ZERO}),  # 24 to 31 lie beside the entry at 24: index 25 between it and the next
         (3, 0, 64, set()),  # indices 0, 64, 128: never there
+        (3, 0, 16, set()),  # the entries beside it, and nothing between them
+        (511, 0, 4096, set()),  # 0, and the last entry for the index END and beyond
+        (512, 0, 4096, {ZERO}),
         (4, None, 5, {FLAT}),  # the entry before it again: index 25 lies between the two
         (4, None, 8, set()),  # every index is that of an entry
     ],
