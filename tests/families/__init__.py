@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tflite_writer import Model
+
 from families import classifiers, mobile, pixels
 from families.mobile import Outputs
 from families.quantized import quantize
-from tflite_writer import Model
 
-__all__ = ["FAMILIES", "Family", "make"]
+__all__ = ["FAMILIES", "SEED", "Family", "make"]
 
 SEED = 4
 

@@ -106,8 +106,9 @@ def squeezed(network: Network, source: int) -> int:
     """Squeeze and excitation: a factor for each channel from the mean of all."""
     channels = network.channels(source)
     mean = network.mean(source, keep=True)
-    reduced = network.convolution(mean, channels // 4, activation="RELU")
-    return network.multiply(source, hard_sigmoid(network, network.convolution(reduced, channels)))
+    reduced = network.convolution(mean, channels // 4, activation="RELU", normalized=False)
+    factors = network.convolution(reduced, channels, normalized=False)
+    return network.multiply(source, hard_sigmoid(network, factors))
 
 
 def v3_block(network: Network, source: int, sizes: tuple[int, int, int, int], squeeze: bool, swish: bool) -> int:
@@ -140,6 +141,6 @@ def mobilenet_v3(seed: int) -> Outputs:
         x = v3_block(network, x, sizes, squeeze, swish)
     x = network.unary("HARD_SWISH", network.convolution(x, 96))
     x = network.mean(x, keep=True)
-    x = network.unary("HARD_SWISH", network.convolution(x, 128))
-    x = network.reshape(network.convolution(x, 16), 16)
+    x = network.unary("HARD_SWISH", network.convolution(x, 128, normalized=False))
+    x = network.reshape(network.convolution(x, 16, normalized=False), 16)
     return network, [network.unary("SOFTMAX", x)]

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from tflite_writer import Array
+
 from families import floats
 from families.floats import Pair
-from tflite_writer import Array
 
 IMAGES = 6  # to calibrate with
 SMALLEST_FACTOR, LARGEST_FACTOR = 0.15, 2.5  # of a batch normalization
@@ -37,6 +38,15 @@ def pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else value
 
 
+def pictures(rng: np.random.Generator, images: int, height: int, width: int, channels: int) -> Array:
+    """Smooth shapes with some detail, from -1 to 1: noise alone would be averaged away by the first layers."""
+    result = rng.uniform(-0.2, 0.2, (images, height, width, channels))
+    for cells, strength in ((2, 0.7), (5, 0.6), (11, 0.4)):
+        coarse = rng.uniform(-strength, strength, (images, min(cells, height), min(cells, width), channels))
+        result = result + floats.bilinear(coarse, (height, width))
+    return np.asarray(np.clip(result, -1, 1), np.float32)
+
+
 class Network:
     """Operators in order, and all tensors as floats; ``constants`` are the numbers of those that nothing computes."""
 
@@ -46,7 +56,7 @@ class Network:
         self.steps: list[Step] = []
         self.arrays: list[Array] = []
         self.constants: list[int] = []
-        self.input = self._tensor(self.rng.uniform(-1, 1, (IMAGES, height, width, channels)))
+        self.input = self._tensor(pictures(self.rng, IMAGES, height, width, channels))
 
     def _tensor(self, array: Array) -> int:
         self.arrays.append(np.asarray(array, np.float32))
@@ -73,15 +83,18 @@ class Network:
     def weight(self, shape: Sequence[int], inputs: int) -> Array:
         return self.rng.normal(0, (2 / inputs) ** 0.5, shape)
 
-    def _normalized(self, step: Step, sums: Array, axis: int, activation: str) -> int:
-        """Folds a batch normalization into the step's weight, whose output channels are ``axis``."""
+    def _scaled(self, step: Step, sums: Array, axis: int, activation: str, normalized: bool = True) -> int:
+        """Folds a batch normalization, or drawn factors alone, into the step's weight, whose outputs are ``axis``."""
         assert step.weight is not None
         count = sums.shape[-1]
         logarithms = np.log([SMALLEST_FACTOR, LARGEST_FACTOR])
         gamma, beta = np.exp(self.rng.uniform(*logarithms, count)), self.rng.normal(0, 0.5, count)
         others = tuple(range(sums.ndim - 1))
-        factor = gamma / np.sqrt(sums.var(axis=others) + VARIANCE_FLOOR)
-        bias = beta - factor * sums.mean(axis=others)
+        if normalized:
+            factor = gamma / np.sqrt(sums.var(axis=others) + VARIANCE_FLOOR)
+            bias = beta - factor * sums.mean(axis=others)
+        else:
+            factor, bias = gamma, beta
         shape = [count if i == axis else 1 for i in range(step.weight.ndim)]
         output = self._tensor(floats.UNARY[activation](sums * factor + bias))
         options = {**step.options, "activation": activation}
@@ -99,14 +112,15 @@ class Network:
         dilation: int = 1,
         padding: str = "SAME",
         activation: str = "NONE",
+        normalized: bool = True,
     ) -> int:
-        """CONV_2D with batch normalization; kernel (y, x) or one number for both sides."""
+        """CONV_2D with batch normalization, if wanted; kernel (y, x) or one number for both sides."""
         depth = self.channels(source)
         height, width = pair(kernel)
         weight = self.weight((channels, height, width, depth), depth * height * width)
         options = {"stride": pair(stride), "dilation": pair(dilation), "padding": padding}
         sums = floats.convolution(self.arrays[source], weight, **options)
-        return self._normalized(Step("CONV_2D", (source,), (), options, weight), sums, 0, activation)
+        return self._scaled(Step("CONV_2D", (source,), (), options, weight), sums, 0, activation, normalized)
 
     def depthwise(
         self,
@@ -123,22 +137,22 @@ class Network:
         weight = self.weight((1, height, width, self.channels(source)), height * width)
         options = {"stride": pair(stride), "dilation": pair(dilation), "padding": padding}
         sums = floats.depthwise(self.arrays[source], weight, **options)
-        return self._normalized(Step("DEPTHWISE_CONV_2D", (source,), (), options, weight), sums, 3, activation)
+        return self._scaled(Step("DEPTHWISE_CONV_2D", (source,), (), options, weight), sums, 3, activation)
 
     def transpose_convolution(self, source: int, channels: int, stride: int = 2) -> int:
         """TRANSPOSE_CONV of a kernel as large as its stride."""
         depth = self.channels(source)
         weight = self.weight((channels, stride, stride, depth), depth)
         sums = floats.transpose_convolution(self.arrays[source], weight, stride)
-        return self._normalized(
-            Step("TRANSPOSE_CONV", (source,), (), {"stride": pair(stride)}, weight), sums, 0, "NONE"
-        )
+        step = Step("TRANSPOSE_CONV", (source,), (), {"stride": pair(stride)}, weight)
+        return self._scaled(step, sums, 0, "NONE")
 
     def fully_connected(self, source: int, outputs: int, activation: str = "NONE") -> int:
         """FULLY_CONNECTED of all numbers of an image."""
         flat = self.arrays[source].reshape(IMAGES, -1)
         weight = self.weight((outputs, flat.shape[1]), flat.shape[1])
-        return self._normalized(Step("FULLY_CONNECTED", (source,), (), {}, weight), flat @ weight.T, 0, activation)
+        step = Step("FULLY_CONNECTED", (source,), (), {}, weight)
+        return self._scaled(step, flat @ weight.T, 0, activation, normalized=False)
 
     def add(self, first: int, second: int, activation: str = "NONE") -> int:
         sums = floats.UNARY[activation](self.arrays[first] + self.arrays[second])

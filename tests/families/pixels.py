@@ -9,10 +9,12 @@ from families.network import Network
 def pyramid(network: Network, source: int, channels: int, rates: tuple[int, ...]) -> int:
     """DeepLab's atrous spatial pyramid with the picture's mean beside it."""
     height, width, _ = network.shape(source)
-    branches = [network.convolution(source, channels, activation="RELU")]
-    for rate in rates:
-        branches.append(network.convolution(source, channels, 3, dilation=rate, activation="RELU"))
-    pooled = network.convolution(network.mean(source, keep=True), channels, activation="RELU")
+    branches = [
+        network.convolution(source, channels, activation="RELU"),
+        *(network.convolution(source, channels, 3, dilation=rate, activation="RELU") for rate in rates),
+    ]
+    mean = network.mean(source, keep=True)
+    pooled = network.convolution(mean, channels, activation="RELU", normalized=False)
     branches.append(network.bilinear(pooled, height, width))
     return network.convolution(network.concatenation(*branches), channels, activation="RELU")
 

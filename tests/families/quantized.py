@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from families.network import Network, Step
 from tflite_writer import FIXED_SCALES, Array, Builder, Model, Quantization
+
+from families.network import Network, Step
 
 UNARY = ("HARD_SWISH", "LOGISTIC", "RELU", "RELU6")
 KEEP_QUANTIZATION = (

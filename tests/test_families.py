@@ -1,0 +1,139 @@
+"""Networks of the families that cannot be downloaded: wholly on the NPU, as the silicon computes, as near as XNNPACK.
+
+The models are those of ``families``: blocks from the papers, random weights, scales from calibration.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import FAMILIES, SEED, make
+from families.network import Network, pictures
+from families.quantized import stored
+from PIL import Image
+from tflite_writer import Array, Model, write
+
+from delegate.compile import compile_graph
+from delegate.hw.soc import EVERY_FORM
+from delegate.partition import taken, verdicts
+from delegate.tflite import read_graph
+from delegate.tools.accuracy.inputs import Request
+from delegate.tools.accuracy.measure import ModelResult, measure
+from delegate.tools.accuracy.models import ModelFile, infer, reference_interpreter
+from delegate.tools.accuracy.xnnpack import Peer
+
+CASES = [(name, dtype) for name, family in FAMILIES.items() for dtype in family.dtypes]
+OPTIONS = {"device": "simulator", "cache_dir": "off", "debug": "off"}
+SPREAD = 10.0  # of a convolution's channel scales, at least, in the middle of all convolutions
+ALIKE = 0.9  # correlation of a quantized network with the float one
+Measured = Callable[[str, str], ModelResult]
+
+every_case = pytest.mark.parametrize(("name", "dtype"), CASES, ids=[f"{name} {dtype}" for name, dtype in CASES])
+
+
+@cache
+def model_of(name: str, dtype: str) -> Model:
+    return make(name, dtype)
+
+
+def write_pictures(folder: Path, height: int, width: int) -> None:
+    """Two pictures of the kind that the networks are calibrated with, but others."""
+    folder.mkdir()
+    drawn = pictures(np.random.default_rng(SEED + 1), 2, height, width, 3)
+    for number, picture in enumerate(np.round(127.5 + 127.5 * drawn).astype(np.uint8)):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
+    """Runs a family's model once, on two pictures where it takes one, else on two random inputs."""
+    with closing(Peer()) as peer:
+
+        @cache
+        def run(name: str, dtype: str) -> ModelResult:
+            folder, model = tmp_path_factory.mktemp("model"), model_of(name, dtype)
+            (path := folder / "model.tflite").write_bytes(write(model))
+            batch, *size, channels = model.tensors[model.inputs[0]].shape
+            if batch == 1 and channels == 3:
+                write_pictures(folder / "images", size[0], size[1])
+            return measure(ModelFile(path), Request(), OPTIONS, lambda step: None, peer)
+
+        yield run
+
+
+@every_case
+def test_only_what_has_a_reason_stays_on_the_cpu(name: str, dtype: str) -> None:
+    """One partition and one submit."""
+    graph = read_graph(write(model_of(name, dtype)))
+    found = verdicts(graph, EVERY_FORM)
+    reasons = {f"{node.op}: {reason}" for node in graph.nodes for reason in found[node.index]}
+    left = [node.op for node in graph.nodes if found[node.index]]
+    assert Counter(left) == Counter(FAMILIES[name].on_cpu), reasons
+    (part,) = taken(graph, EVERY_FORM)
+    assert len(compile_graph(part, EVERY_FORM).jobs) == 1
+
+
+@every_case
+def test_every_element_is_the_silicons(name: str, dtype: str, measured: Measured) -> None:
+    """Through TFLite and the delegate; every operator too, as it is in the network and by itself."""
+    result = measured(name, dtype)
+    assert not result.error and not result.refused
+    assert result.partitions == 1
+    assert result.partition_outputs.elements > 0
+    assert not [(layer.operator, layer.shape) for layer in result.layers if not layer.hardware.equal]
+    assert result.partition_outputs.equal
+
+
+@every_case
+def test_every_operator_is_within_one_of_the_reference(name: str, dtype: str, measured: Measured) -> None:
+    """Each fed with TFLite's own tensors."""
+    layers = [layer for layer in measured(name, dtype).layers if layer.npu and not layer.alias]
+    assert sum(layer.isolated.elements for layer in layers) > 0
+    assert not [(layer.operator, layer.shape) for layer in layers if layer.isolated.maximum > 1]
+
+
+@every_case
+def test_the_output_drifts_no_more_than_xnnpacks(name: str, dtype: str, measured: Measured) -> None:
+    """From the reference kernels, at the last layer on the NPU; mean over all elements."""
+    result = measured(name, dtype)
+    assert result.drift is not None and result.xnnpack_drift is not None
+    assert result.drift.mean <= result.xnnpack_drift.mean
+
+
+def outputs_of(model: Model, network: Network) -> list[Array]:
+    """What the reference kernels make of the calibration pictures."""
+    spec = model.tensors[model.inputs[0]]
+    images = stored(network.arrays[network.input], (spec.scale[0], spec.zero_point[0]), spec.dtype)
+    interpreter = reference_interpreter(write(model))
+    batches = [infer(interpreter, [images[i : i + network.batch]]) for i in range(0, len(images), network.batch)]
+    return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+
+
+@every_case
+def test_a_quantized_network_is_the_float_one(name: str, dtype: str) -> None:
+    """So that scales, zero points and biases of the models are those of their numbers."""
+    network, outputs = FAMILIES[name].describe(SEED)
+    got = outputs_of(model_of(name, dtype), network)
+    for output, values in zip(outputs, got, strict=True):
+        floats = network.arrays[output]
+        if np.issubdtype(values.dtype, np.int64):
+            assert (values == floats).mean() >= ALIKE
+        else:
+            assert np.corrcoef(values.ravel(), floats.ravel())[0, 1] >= ALIKE
+
+
+def test_channel_scales_spread() -> None:
+    """As in trained networks, so that BS's multiplier a channel has something to do."""
+    spreads = []
+    for name in FAMILIES:
+        model = model_of(name, "int8")
+        for step in (step for step in model.operators if "CONV" in step.op):
+            scales = model.tensors[step.inputs[1]].scale
+            spreads.append(max(scales) / min(scales))
+    assert float(np.median(spreads)) >= SPREAD
