@@ -19,7 +19,7 @@ from families.floats import Pair
 
 IMAGES = 6  # to calibrate with
 SMALLEST_FACTOR, LARGEST_FACTOR = 0.15, 2.5  # of a batch normalization
-VARIANCE_FLOOR = 1e-3  # epsilon of batch normalization
+VARIANCE_FLOOR = 0.1  # share of the mean variance of all channels: what is nearly dead is not blown up
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,8 @@ class Network:
         gamma, beta = np.exp(self.rng.uniform(*logarithms, count)), self.rng.normal(0, 0.5, count)
         others = tuple(range(sums.ndim - 1))
         if normalized:
-            factor = gamma / np.sqrt(sums.var(axis=others) + VARIANCE_FLOOR)
+            variance = sums.var(axis=others)
+            factor = gamma / np.sqrt(variance + VARIANCE_FLOOR * variance.mean())
             bias = beta - factor * sums.mean(axis=others)
         else:
             factor, bias = gamma, beta
