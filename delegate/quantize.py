@@ -122,6 +122,11 @@ def activation_range(activation: str, quant: Quant, dtype: str) -> tuple[int, in
     )
 
 
+def product_factor(a: Quant, b: Quant, output: Quant) -> float:
+    """The factor of a product of two tensors; TFLite's MUL computes it in float32."""
+    return float(a.scale[0] * b.scale[0] / output.scale[0])
+
+
 def tflite_multiplier(real: float) -> tuple[int, int]:
     """(multiplier of 31 bits, exponent) of TFLite's QuantizeMultiplier: real = multiplier / 2**31 * 2**exponent.
 

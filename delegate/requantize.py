@@ -303,6 +303,8 @@ def clamped(run: Requantize, low: int, high: int) -> Requantize:
         raise CompileError(f"clamp at {low} is neither -128 nor the output's zero point {run.offset}")
     if high == INT8_HIGH:
         return replace(run, relu=low > INT8_LOW)
+    if low != run.offset:
+        raise CompileError(f"clamp at {high} needs one at the output's zero point {run.offset}, not at {low}")
     limit = last_at_most(lambda value: behind_bs(run, value), high)
     if limit < 0 or behind_bs(run, limit) != high:
         raise CompileError(f"no value of BS gives the clamp {high}")
@@ -316,88 +318,3 @@ def last_at_most(function: Callable[[int], int], target: int) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if function(middle) <= target else (low, middle - 1)
     return low
-
-
-@dataclass(frozen=True)
-class Sum:
-    """a and b, each times a weight, then OUT_CVT; ``error`` bounds |sum - exact| in output steps over all inputs."""
-
-    a: int
-    b: int
-    run: Requantize
-    error: float
-
-
-@dataclass(frozen=True)
-class Operand:
-    """What an addition needs to know of a tensor: its scale, and the largest |q - zero point|."""
-
-    scale: float
-    reach: int
-
-
-def weighted_sum(a: Operand, b: Operand, scale: float, channels: int, offset: int) -> Sum:
-    """Two weights of eight bits whose ratio is nearest to that of the scales (S-225), for out = a + b.
-
-    Weights go to 127, so that the weights' zero point is 0. All weights of either side are tried and the pair with the
-    smallest bound of the error is taken. Raises CompileError where the scales lie too far apart.
-    """
-    steps = np.arange(1, INT8_HIGH + 1)
-    first = np.concatenate([steps, np.rint(steps * (a.scale / b.scale))])
-    second = np.concatenate([np.rint(steps * (b.scale / a.scale)), steps])
-    possible = (first >= 1) & (first <= INT8_HIGH) & (second >= 1) & (second <= INT8_HIGH)
-    best: Sum | None = None
-    share = a.scale * a.reach / (a.scale * a.reach + b.scale * b.reach)
-    for weight_a, weight_b in zip(first[possible], second[possible], strict=True):
-        run = plain((a.scale / weight_a * share + b.scale / weight_b * (1 - share)) / scale, channels, offset)
-        error = abs(weight_a * factor(run) - a.scale / scale) * a.reach
-        error += abs(weight_b * factor(run) - b.scale / scale) * b.reach
-        if best is None or error < best.error:
-            best = Sum(int(weight_a), int(weight_b), run, float(error))
-    if best is None:
-        raise CompileError(f"addition: the operands' scales {a.scale} and {b.scale} are more than 127 apart")
-    return best
-
-
-@dataclass(frozen=True)
-class ExactSum:
-    """a * weight * BS multiplier + b * gain, both integers without a shift, then OUT_CVT."""
-
-    weight: int
-    gain: int
-    run: Requantize
-    error: float
-
-
-def exact_sum(a: Operand, b: Operand, scale: float, channels: int, offset: int) -> ExactSum:
-    """Integer factors of about 20 and 15 bits for a + b, whose products with OUT_CVT's multiplier meet the scales.
-
-    No rounding happens before the last one, so the unknown rounding of the operand converter (S-167) does not matter.
-    Raises CompileError where the scales lie too far apart.
-    """
-    ratio_a, ratio_b = a.scale / scale, b.scale / scale
-    # the smallest shift at which both factors stay in range for every multiplier of 15 bits
-    room = min(math.log2(LARGEST_FACTOR / ratio_b), math.log2(INT8_HIGH * LARGEST_FACTOR / ratio_a))
-    shift = math.floor(room) + MANTISSA_BITS - 1
-    if not 1 <= shift <= LARGEST_SHIFT:
-        raise CompileError(f"addition: no shift for the scales {a.scale}, {b.scale} and {scale}")
-    multipliers = np.arange(1 << (MANTISSA_BITS - 1), LARGEST_FACTOR + 1, dtype=np.float64)
-    gains = np.rint(np.ldexp(ratio_b / multipliers, shift))
-    wanted = np.ldexp(ratio_a / multipliers, shift)
-    weights = np.clip(np.ceil(wanted / LARGEST_FACTOR), 1, INT8_HIGH)
-    factors = np.rint(wanted / weights)
-    errors = np.abs(np.ldexp(gains * multipliers, -shift) - ratio_b) * b.reach
-    errors += np.abs(np.ldexp(weights * factors * multipliers, -shift) - ratio_a) * a.reach
-    errors[(gains < 1) | (gains > LARGEST_FACTOR) | (factors < 1) | (factors > LARGEST_FACTOR)] = np.inf
-    best = int(errors.argmin())
-    if not math.isfinite(errors[best]):
-        raise CompileError(f"addition: no factors for the scales {a.scale}, {b.scale} and {scale}")
-    run = Requantize(
-        channels=range(channels),
-        multiplier=int(multipliers[best]),
-        shift=shift,
-        offset=offset,
-        half_away=True,
-        channel_multiplier=np.full(channels, int(factors[best]), np.int16),
-    )
-    return ExactSum(int(weights[best]), int(gains[best]), run, float(errors[best]))

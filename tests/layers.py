@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from delegate.hw.soc import FORMS, RK3588, Target
-from delegate.ir import Convolution, Graph, Node, Quant, Tensor
+from delegate.ir import Convolution, Graph, Node, Quant, Tensor, View
 from delegate.memory import Views
+from delegate.ops import OPERATORS
 from delegate.tools.accuracy import silicon
 
 PROVEN = Target(RK3588)  # forms that silicon has shown
@@ -73,8 +74,16 @@ def convolution(
 def addition(
     index: int, a: Tensor, b: Tensor, activation: str = "NONE", scale: float = 0.1, zero_point: int = 0
 ) -> tuple[Node, Tensor]:
-    output = feature(10 * index + 1, a.shape[1], a.shape[2], a.shape[3], a.dtype, scale, zero_point)
-    return Node(index, "ADD", (a, b), (output,), {"activation": activation}), output
+    return binary("ADD", index, a, b, activation, scale, zero_point)
+
+
+def binary(
+    op: str, index: int, a: Tensor, b: Tensor, activation: str = "NONE", scale: float = 0.1, zero_point: int = 0
+) -> tuple[Node, Tensor]:
+    """(node of two operands, its output)."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    output = Tensor(10 * index + 1, f"t{10 * index + 1}", shape, a.dtype, quant(scale, zero_point))
+    return Node(index, op, (a, b), (output,), {"activation": activation}), output
 
 
 def graph(nodes: list[Node], inputs: list[Tensor], outputs: list[Tensor]) -> Graph:
@@ -107,3 +116,16 @@ def evaluate(
     ]
     memory = silicon.evaluate([layer], Views(), inputs)
     return np.asarray(memory.read(layer.output).reshape(layer.output.shape)[0])
+
+
+def computed(node: Node, target: Target, images: dict[int, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """The output of a node's layers in the int8 domain, (batch, height, width, channels), as the silicon has it.
+
+    ``images``: the computed inputs by tensor number, in the same domain.
+    """
+    lowered = OPERATORS[node.op].lower(node, target)
+    views = Views(layer for layer in lowered if isinstance(layer, View))
+    given = [(t, images[t.index].astype(np.int64)) for t in node.inputs if t is not None and t.index in images]
+    memory = silicon.evaluate([layer for layer in lowered if not isinstance(layer, View)], views, given)
+    output = node.outputs[0]
+    return np.asarray(memory.read(output).reshape(output.shape))

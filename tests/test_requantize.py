@@ -153,14 +153,15 @@ def test_a_clamp_in_bs_equals_a_clamp_of_the_output(
         try:
             clamped = requantize.clamped(run, low, high)
         except CompileError:
+            if high < 127 and low != offset:
+                continue  # BS's clamp from above comes with one at the zero point
             # between two values that follow each other in BS, or below what BS's ReLU leaves
             wanted = set(on_silicon(np.maximum(values, 0), run).tolist())
             assert high < offset or high not in wanted
             continue
-        expected = on_silicon(values, run)
-        if clamped.relu:
-            expected = np.maximum(expected, offset)
-        np.testing.assert_array_equal(on_silicon(values, clamped), np.minimum(expected, high))
+        assert low == offset or high == 127
+        expected = np.minimum(np.maximum(on_silicon(values, run), low), high)
+        np.testing.assert_array_equal(on_silicon(values, clamped), expected)
         assert clamped.relu == (low > -128 or high < 127)
 
 

@@ -8,9 +8,9 @@ from arithmetic import Ints, multiplied_by_tflite, on_silicon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delegate import requantize
+from delegate import requantize, sums
 from delegate.errors import CompileError
-from delegate.requantize import Operand
+from delegate.sums import Operand
 from delegate.tools.accuracy import silicon
 
 offsets = st.integers(-128, 127)
@@ -44,7 +44,7 @@ def test_weights_of_a_sum_err_as_promised(
 ) -> None:
     scale = (scale_a + scale_b) * room / 2
     try:
-        plan = requantize.weighted_sum(operand(scale_a, zero_a), operand(scale_b, zero_b), scale, 8, 3)
+        plan = sums.weighted_sum(operand(scale_a, zero_a), operand(scale_b, zero_b), scale, 8, 3)
     except CompileError:
         assert max(scale_a / scale_b, scale_b / scale_a) > 127
         return
@@ -63,7 +63,7 @@ def test_an_exact_sum_differs_from_tflite_only_at_ties(
     scale_a: float, scale_b: float, room: float, zero_a: int, zero_b: int
 ) -> None:
     scale = float(np.float32((scale_a + scale_b) * room / 2))
-    plan = requantize.exact_sum(operand(scale_a, zero_a), operand(scale_b, zero_b), scale, 8, 3)
+    plan = sums.exact_sum(operand(scale_a, zero_a), operand(scale_b, zero_b), scale, 8, 3)
     run = plan.run
     assert run.channel_multiplier is not None and run.channel_shift == 0 and run.half_away
     assert 1 <= plan.weight <= 127 and 1 <= plan.gain <= 0x7FFF and 1 <= run.channel_multiplier[0] <= 0x7FFF
@@ -90,7 +90,7 @@ def test_an_exact_sum_is_tflites_on_nearly_all_pairs() -> None:
         scale_a, scale_b = (float(np.float32(np.exp(value))) for value in rng.uniform(-5, 0, 2))
         scale = float(np.float32((scale_a + scale_b) * np.exp(rng.uniform(-0.7, 0.7))))
         zero_a, zero_b = (int(value) for value in rng.integers(-128, 128, 2))
-        plan = requantize.exact_sum(operand(scale_a, zero_a), operand(scale_b, zero_b), scale, 8, 0)
+        plan = sums.exact_sum(operand(scale_a, zero_a), operand(scale_b, zero_b), scale, 8, 0)
         assert plan.run.channel_multiplier is not None
         a, b = pairs(zero_a, zero_b)
         values = plan.weight * a * int(plan.run.channel_multiplier[0]) + plan.gain * b
@@ -106,7 +106,7 @@ def test_an_exact_sum_is_tflites_on_nearly_all_pairs() -> None:
 def test_an_exact_sum_of_round_scales_is_tflites(scale_a: float, scale_b: float, scale: float) -> None:
     """Where ties are many: 1/2, 1/4."""
     scale_a, scale_b, scale = (float(np.float32(value)) for value in (scale_a, scale_b, scale))
-    plan = requantize.exact_sum(operand(scale_a, 0), operand(scale_b, 0), scale, 8, 0)
+    plan = sums.exact_sum(operand(scale_a, 0), operand(scale_b, 0), scale, 8, 0)
     assert plan.run.channel_multiplier is not None
     a, b = pairs(0, 0)
     values = plan.weight * a * int(plan.run.channel_multiplier[0]) + plan.gain * b
@@ -117,6 +117,6 @@ def test_an_exact_sum_of_round_scales_is_tflites(scale_a: float, scale_b: float,
 @given(scales, scales)
 def test_scales_out_of_reach_are_an_error(scale_a: float, scale_b: float) -> None:
     with pytest.raises(CompileError, match="addition"):
-        requantize.exact_sum(operand(scale_a, 0), operand(scale_b, 0), 1e12, 1, 0)
+        sums.exact_sum(operand(scale_a, 0), operand(scale_b, 0), 1e12, 1, 0)
     with pytest.raises(CompileError, match="addition"):
-        requantize.weighted_sum(operand(scale_a, 0), operand(scale_a / 300, 0), 1.0, 1, 0)
+        sums.weighted_sum(operand(scale_a, 0), operand(scale_a / 300, 0), 1.0, 1, 0)

@@ -17,6 +17,11 @@ from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, IMAGES, SAME_
 from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
 
 
+def is_depthwise(node: Node) -> bool:
+    """Whether each channel has a kernel of its own; a product by a constant is lowered as such a node."""
+    return node.op in ("DEPTHWISE_CONV_2D", "MUL")
+
+
 def weight_of(node: Node) -> Tensor:
     """The weight tensor; rules that run first make sure that it is there."""
     tensor = node.inputs[1]
@@ -66,7 +71,7 @@ def bias_data(node: Node) -> npt.NDArray[np.int64]:
 def accumulator_bound(node: Node) -> int:
     """A bound of |accumulator| over all inputs and weights, from the sizes alone."""
     _, height, width, channels = weight_of(node).shape
-    taps = height * width * (1 if node.op == "DEPTHWISE_CONV_2D" else channels)
+    taps = height * width * (1 if is_depthwise(node) else channels)
     return taps * 255 * 255 + int(np.abs(bias_data(node)).max(initial=0))
 
 
@@ -74,7 +79,7 @@ def channels_of(node: Node) -> Channels:
     """Factors, bias and reach of each output channel; raises CompileError where the bias leaves 32 bits."""
     feature, weight = node.inputs[0], weight_of(node)
     assert feature is not None and feature.quant is not None and weight.quant is not None
-    depthwise = node.op == "DEPTHWISE_CONV_2D"
+    depthwise = is_depthwise(node)
     point = quantize.zero_point(weight.quant, weight.dtype)
     data = weight_data(node)
     magnitudes = np.abs(data.astype(np.int16) - np.int16(point))
@@ -154,7 +159,7 @@ def weights_are_quantized(node: Node, target: Target) -> bool:
     weight = weight_of(node)
     if weight.dtype not in ("int8", "uint8") or weight.quant is None:
         return False
-    axis = 3 if node.op == "DEPTHWISE_CONV_2D" else 0
+    axis = 3 if is_depthwise(node) else 0
     channels = weight.shape[axis] if len(weight.shape) == 4 else 0
     per_channel = weight.quant.scale.size == channels and weight.quant.axis == axis
     one_zero_point = bool((weight.quant.zero_point == weight.quant.zero_point[0]).all())
@@ -216,6 +221,8 @@ def channel_factors(node: Node) -> npt.NDArray[np.float64]:
     feature, weight, output = node.inputs[0], weight_of(node), node.outputs[0]
     assert feature is not None and feature.quant is not None and weight.quant is not None and output.quant is not None
     scale_in, scales = feature.quant.scale[0], weight.quant.scale
+    if node.op == "MUL":
+        return np.full(output.shape[3], quantize.product_factor(feature.quant, weight.quant, output.quant))
     single = feature.dtype == "uint8" or (node.op == "FULLY_CONNECTED" and scales.size == 1)
     product = (scale_in * scales).astype(np.float64) if single else float(scale_in) * scales.astype(np.float64)
     return np.broadcast_to(product / float(output.quant.scale[0]), (output.shape[3],))
@@ -244,7 +251,7 @@ def converter_of(node: Node, channels: Channels, used: npt.NDArray[np.bool_], ta
 
 def group_of(node: Node, target: Target) -> int:
     """Channels that the writer cannot separate."""
-    depthwise = node.op == "DEPTHWISE_CONV_2D" and node.params["depth_multiplier"] == 1
+    depthwise = is_depthwise(node) and node.params["depth_multiplier"] == 1
     return target.soc.depthwise_group if depthwise else target.soc.kernel_group
 
 

@@ -56,7 +56,6 @@ def copy(
         read = int(channels.max(initial=0)) + 1
         weight = np.where(channels[:, None] == np.arange(read), np.int8(ONE), np.int8(0)).reshape(count, 1, 1, read)
         bias[channels == FILL] = ONE * fill
-    assert output.quant is not None
     return Convolution(
         node=node.index,
         operator=node.op,
@@ -70,6 +69,6 @@ def copy(
         padding=(0, 0, 0, 0),
         depthwise=depthwise,
         requantize=(plain(1 / ONE, count, 0),),
-        accumulator_scale=float(output.quant.scale[0]) / ONE,
+        accumulator_scale=None,  # stored numbers, whose zero is not the real one: nothing is to be added to them
         moves=moves,
     )

@@ -1,53 +1,47 @@
-"""MAXIMUM and MINIMUM of two tensors: the element-wise unit compares the stored numbers, as TFLite does (S-107)."""
+"""MAXIMUM and MINIMUM: the element-wise unit compares the stored numbers, as TFLite does (S-107)."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 from delegate.hw.soc import Target
-from delegate.ir import Elementwise, Node, Requantize
+from delegate.ir import AnyLayer, Node, View
 from delegate.ops import Rule, lowers
-from delegate.ops.rules import EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE, computed_inputs
+from delegate.ops.limits import Extreme, extreme
+from delegate.ops.operands import (
+    CHANNEL_OPERAND_TEXT,
+    CONSTANT_TEXT,
+    RULES,
+    as_cubes,
+    channel_operand_allowed,
+    constants_fit,
+    on_cubes,
+    operands,
+    stored,
+)
 
-
-def shapes_are_equal(node: Node, target: Target) -> bool:
-    return len({tensor.shape for tensor in (*computed_inputs(node), *node.outputs)}) == 1
-
-
-RULES = [
-    Rule("both operands are computed", lambda node, target: len(computed_inputs(node)) == 2 == len(node.inputs)),
-    FEATURES_8_BIT,
-    SAME_DTYPE,
-    IMAGES,
-    Rule("operands and output have one shape", shapes_are_equal),
-    EXTENT,
+EXTREME_RULES = [
+    *RULES,
+    on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed)),
+    on_cubes(Rule(CONSTANT_TEXT, constants_fit)),
 ]
 
 
-def extreme(node: Node, operation: Literal["max", "min"]) -> list[Elementwise]:
-    """The layer; numbers go through the output converter as they are."""
-    a, b, output = node.inputs[0], node.inputs[1], node.outputs[0]
-    assert a is not None and b is not None
-    return [
-        Elementwise(
-            node=node.index,
-            operator=node.op,
-            main=a,
-            output=output,
-            requantize=Requantize(range(output.shape[3]), multiplier=1, shift=0, offset=0),
-            operation=operation,
-            operand=b,
-        )
-    ]
+def compared(node: Node, operation: Extreme, target: Target) -> list[AnyLayer]:
+    """The layers of a node."""
+    node = as_cubes(node)
+    found = operands(node)
+    other = found.other if found.other.data is None else stored(found.other, found.output, target)
+    return [*found.layers, extreme(node, found.main, other, operation, found.output)]
 
 
-@lowers("MAXIMUM", RULES)
-def maximum(node: Node, target: Target) -> list[Elementwise]:
+@lowers("MAXIMUM", EXTREME_RULES)
+def maximum(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     """out = max(a, b)."""
-    return extreme(node, "max")
+    return compared(node, "max", target)
 
 
-@lowers("MINIMUM", RULES)
-def minimum(node: Node, target: Target) -> list[Elementwise]:
+@lowers("MINIMUM", EXTREME_RULES)
+def minimum(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     """out = min(a, b)."""
-    return extreme(node, "min")
+    return compared(node, "min", target)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from delegate.hw.soc import Target
 from delegate.ir import Node, Tensor, as_cube
 from delegate.ops import Rule
@@ -51,6 +53,16 @@ SCALES_POSITIVE = Rule(
         tensor.quant is not None
         and float(tensor.quant.scale.min()) > 0
         and float(tensor.quant.scale.max()) < float("inf")
+        for tensor in [*node.inputs, *node.outputs]
+        if tensor is not None and tensor.dtype in ("int8", "uint8")
+    ),
+)
+ZERO_POINTS = Rule(
+    "zero points are numbers of the tensors' types",
+    lambda node, target: all(
+        tensor.quant is not None
+        and np.iinfo(tensor.dtype).min <= int(tensor.quant.zero_point.min())
+        and int(tensor.quant.zero_point.max()) <= np.iinfo(tensor.dtype).max
         for tensor in [*node.inputs, *node.outputs]
         if tensor is not None and tensor.dtype in ("int8", "uint8")
     ),

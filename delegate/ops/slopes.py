@@ -16,7 +16,7 @@ from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Node, Quant, Tensor, View, as_cube
 from delegate.ops import OPERATORS
 from delegate.ops.conv2d import part_of_output, selection
-from delegate.ops.maximum import extreme
+from delegate.ops.limits import extreme
 
 Bools = npt.NDArray[np.bool_]
 NO_TENSOR = -1  # number of a weight that the model does not have
@@ -77,8 +77,7 @@ def lowered(node: Node, convolution: Node, target: Target) -> list[AnyLayer]:
 
 def compared(node: Node, a: Tensor, b: Tensor, output: Tensor, larger: bool) -> AnyLayer:
     """out = the larger or the smaller of two tensors."""
-    (layer,) = extreme(replace(node, inputs=(a, b), outputs=(output,)), "max" if larger else "min")
-    return layer
+    return extreme(node, a, b, "max" if larger else "min", output)
 
 
 def meeting(node: Node, below: Tensor, steep: Bools, target: Target) -> list[AnyLayer]:
