@@ -38,6 +38,7 @@ from delegate.ir import (
 )
 from delegate.memory import Allocation, Cube, Views, allocate, port
 from delegate.ops import OPERATORS
+from delegate.place import place
 from delegate.quantize import to_int8, zero_point
 from delegate.requantize import plain
 from delegate.tile import Operands, tile, tile_elementwise, tile_pooling
@@ -81,9 +82,9 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
 
 def layers_of(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
     """(what runs on the NPU, in order, which tensors lie in the memory of others); raises CompileError."""
-    lowered, views = lower(graph, target)
-    fused = fuse_additions(lowered, graph, views, target.soc)
-    return separate(fused, views, first_free=max(graph.tensors) + 1), views
+    placed, views = place(*lower(graph, target), graph, target.soc)
+    fused = fuse_additions(placed, graph, views, target.soc)
+    return separate(fused, views, first_free=max(graph.tensors) + 1, soc=target.soc), views
 
 
 def lower(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
@@ -104,8 +105,8 @@ def lower(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
     return layers, Views(views)
 
 
-def separate(layers: Sequence[AnyLayer], views: Views, first_free: int) -> list[AnyLayer]:
-    """Puts a copy before a layer that reads two cubes as one where one of them already has another neighbour.
+def separate(layers: Sequence[AnyLayer], views: Views, first_free: int, soc: Soc) -> list[AnyLayer]:
+    """Puts a copy before a layer that reads cubes as one where one of them already has another neighbour or is there.
 
     So never more than two tensors have to lie behind each other, and what such a layer reads has a known bound. A
     tensor inside another is copied as well. ``first_free``: number of the first new tensor.
@@ -118,8 +119,8 @@ def separate(layers: Sequence[AnyLayer], views: Views, first_free: int) -> list[
             continue
         inputs = list(layer.inputs)
         for position, tensor in enumerate(inputs):
-            root = views.root(tensor)
-            if root.tensor.index in partnered or not root.at_start:
+            twice = views.root(tensor).tensor.index in [views.root(other).tensor.index for other in inputs[:position]]
+            if twice or views.root(tensor).tensor.index in partnered or not views.stands_alone(tensor, soc):
                 inputs[position] = replace(tensor, index=first_free, name=f"copy of {tensor.name}")
                 result.append(copy_layer(layer, tensor, inputs[position]))
                 first_free += 1
@@ -144,6 +145,7 @@ def copy_layer(reader: Convolution, tensor: Tensor, copy: Tensor) -> Convolution
         accumulator_scale=float(tensor.quant.scale[0]) / one,
         dilation=(1, 1),
         addend=None,
+        moves=(),
     )
 
 

@@ -36,6 +36,7 @@ class Block:
     tensors: list[Tensor]
     first: int  # layer that writes first; -1 for an input of the partition
     last: int  # layer that reads last; the number of layers for an output
+    pitch: int  # bytes from a surface to the next, of all its tensors
     size: int = 0  # bytes
 
 
@@ -44,12 +45,8 @@ class Root:
     """The tensor in whose memory another lies, and where it begins."""
 
     tensor: Tensor
-    row: int
+    pixel: int
     channel: int
-
-    @property
-    def at_start(self) -> bool:
-        return self.row == 0 and self.channel == 0
 
 
 class Views:
@@ -60,16 +57,27 @@ class Views:
 
     def root(self, tensor: Tensor) -> Root:
         """Where a tensor lies in the end; a tensor of its own lies in itself."""
-        row = channel = 0
+        pixel = channel = 0
         while tensor.index in self._views:
             view = self._views[tensor.index]
-            tensor, row, channel = view.whole, row + view.row, channel + view.channel
-        return Root(as_cube(tensor), row, channel)
+            tensor = as_cube(view.whole)
+            pixel, channel = pixel + view.row * tensor.shape[2], channel + view.channel
+        return Root(as_cube(tensor), pixel, channel)
+
+    def stands_alone(self, tensor: Tensor, soc: Soc) -> bool:
+        """Whether a tensor has memory as if it were its own: it begins a root of as many surfaces of as many atoms."""
+        root, own = self.root(tensor), as_cube(tensor)
+        alike = surface_bytes(root.tensor, soc) == surface_bytes(own, soc) and root.tensor.shape[3] == own.shape[3]
+        return root.pixel == root.channel == 0 and alike
 
     @property
-    def any_rows(self) -> bool:
-        """Whether any begins at another row than its whole."""
-        return any(view.row for view in self._views.values())
+    def widest_row(self) -> int:
+        """Pixels of the longest row at which a part begins within its whole, 0 if all begin at the first."""
+        return max((as_cube(view.whole).shape[2] for view in self._views.values() if view.row), default=0)
+
+    def with_views(self, views: Iterable[View]) -> Views:
+        """These and more."""
+        return Views([*self._views.values(), *views])
 
     def parts(self) -> list[Tensor]:
         """All tensors that lie in another."""
@@ -122,14 +130,17 @@ def surface_bytes(tensor: Tensor, soc: Soc) -> int:
     return surface_rows(tensor.shape[1], soc) * tensor.shape[2] * soc.atom_bytes
 
 
-def blocks_of(graph: Graph, layers: Sequence[AnyLayer], views: Views) -> list[Block]:
+def blocks_of(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc) -> list[Block]:
     """One block for each set of tensors that some layer reads as one, in order of their first use."""
     block_of: dict[int, Block] = {}
 
     def touch(tensor: Tensor, time: int) -> None:
-        root = views.root(tensor).tensor
-        block = block_of.setdefault(root.index, Block([root], time, time))
+        """A tensor may come in several shapes of as many pixels; the pitch is that of the one that wants most."""
+        root = views.root(tensor)
+        block = block_of.setdefault(root.tensor.index, Block([root.tensor], time, time, 0))
         block.first, block.last = min(block.first, time), max(block.last, time)
+        own = surface_bytes(tensor, soc) if root.pixel == 0 else 0
+        block.pitch = max(block.pitch, surface_bytes(root.tensor, soc), own)
 
     for index in graph.inputs:
         touch(as_cube(graph.tensors[index]), -1)
@@ -153,6 +164,7 @@ def merge(block_of: dict[int, Block], a: Tensor, b: Tensor) -> None:
         return
     kept.tensors += gone.tensors
     kept.first, kept.last = min(kept.first, gone.first), max(kept.last, gone.last)
+    kept.pitch = max(kept.pitch, gone.pitch)
     for tensor in gone.tensors:
         block_of[tensor.index] = kept
 
@@ -191,20 +203,21 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
     buffers: list[Buffer] = []
     inner: list[Block] = []
     surfaces = surfaces_of_roots(graph, layers, views, soc)
-    blocks = blocks_of(graph, layers, views)
+
+    def image_bytes(block: Block) -> int:
+        return block.pitch * sum(surfaces[tensor.index] for tensor in block.tensors)
 
     def place(block: Block, buffer: int, offset: int) -> None:
-        image_bytes = sum(surfaces[tensor.index] * surface_bytes(tensor, soc) for tensor in block.tensors)
         for tensor in block.tensors:
-            pitch = surface_bytes(tensor, soc)
-            cubes[tensor.index] = Cube(Place(buffer, offset), surfaces[tensor.index], pitch, image_bytes)
-            offset += surfaces[tensor.index] * pitch
+            cube = Cube(Place(buffer, offset), surfaces[tensor.index], block.pitch, image_bytes(block))
+            cubes[tensor.index] = cube
+            offset += cube.surfaces * cube.surface_bytes
 
-    for block in blocks:
+    for block in blocks_of(graph, layers, views, soc):
         images = max(tensor.shape[0] for tensor in block.tensors)
-        block.size = images * sum(surfaces[t.index] * surface_bytes(t, soc) for t in block.tensors)
+        block.size = images * image_bytes(block)
         # a layer may read a line group from a view's last row on
-        block.size += max((soc.line_group - 1) * t.shape[2] * soc.atom_bytes for t in block.tensors) * views.any_rows
+        block.size += (soc.line_group - 1) * views.widest_row * soc.atom_bytes
         if block.first >= 0 and block.last < len(layers):
             inner.append(block)
             continue
@@ -226,7 +239,7 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
 def part_of_cube(cube: Cube, root: Root, soc: Soc) -> Cube:
     """The cube of a tensor that lies in another's."""
     surface = root.channel // soc.atom_bytes
-    offset = surface * cube.surface_bytes + root.row * root.tensor.shape[2] * soc.atom_bytes
+    offset = surface * cube.surface_bytes + root.pixel * soc.atom_bytes
     return replace(cube, place=cube.place + offset, surfaces=cube.surfaces - surface)
 
 

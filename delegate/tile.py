@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from delegate.errors import CompileError
 from delegate.hw.layout import align, divide_up, row_entries, surface_rows
@@ -20,6 +20,7 @@ from delegate.ir import (
     Pooling,
     PoolTile,
     Requantize,
+    all_pixels,
 )
 from delegate.memory import Cube
 
@@ -62,7 +63,7 @@ def geometry(layer: Convolution, move: Move, run: Requantize, channels: int, soc
     input row, the rows behind the image, which lie in memory, are computed as well and never looked at.
     """
     input_height, output_height = move.source.rows, move.target.rows
-    if layer.window[0] == 1 and layer.stride[0] == 1 and not layer.moves:
+    if layer.window[0] == 1 and layer.stride[0] == 1 and whole_images(layer, move):
         input_height = output_height = surface_rows(input_height, soc)
     group = soc.depthwise_group if layer.depthwise else soc.kernel_group
     output_channels = align(len(run.channels), group)
@@ -78,6 +79,13 @@ def geometry(layer: Convolution, move: Move, run: Requantize, channels: int, soc
         layer.window[0],
         layer.weight.shape[1] * layer.weight.shape[2],
     )
+
+
+def whole_images(layer: Convolution, move: Move) -> bool:
+    """Whether a move reads and writes all pixels of an image, of some channels."""
+    source, target = all_pixels(layer.inputs[0], move.source.image), all_pixels(layer.output, move.target.image)
+    whole = Move(replace(source, channel=move.source.channel), replace(target, channel=move.target.channel))
+    return not layer.moves or move == whole
 
 
 def input_rows(layer: Convolution, shape: Geometry, outputs: range) -> tuple[range, int]:

@@ -414,9 +414,12 @@ def draw(seed: int) -> Recipe:
 
 
 def smaller(recipe: Recipe) -> Iterator[Recipe]:
-    """Recipes with one thing less: an operator, half of a side."""
-    for index in range(len(recipe.steps)):
-        yield replace(recipe, steps=recipe.steps[:index] + recipe.steps[index + 1 :])
+    """Recipes with one thing less: an operator, half of a side; or with an operator that reads what is nearest."""
+    for index, step in enumerate(recipe.steps):
+        before, after = recipe.steps[:index], recipe.steps[index + 1 :]
+        yield replace(recipe, steps=before + after)
+        if step.source or step.other:
+            yield replace(recipe, steps=(*before, replace(step, source=0, other=0), *after))
     for axis, extent in enumerate(recipe.shape):
         for less in {1, extent // 2, extent - 1} - {0, extent}:
             yield replace(recipe, shape=(*recipe.shape[:axis], less, *recipe.shape[axis + 1 :]))  # type: ignore[arg-type]

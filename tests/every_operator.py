@@ -206,6 +206,7 @@ CASES: dict[str, Case] = {
     "SQUEEZE": lambda builder, first, second, values: builder.squeeze(builder.expand_dims(first, 1), (1,)),
     "EXPAND_DIMS": lambda builder, first, second, values: builder.expand_dims(first, -1),
     "DEPTH_TO_SPACE": lambda builder, first, second, values: builder.depth_to_space(first, 2),
+    "TRANSPOSE": lambda builder, first, second, values: builder.transpose(first, (0, 2, 1, 3)),
     "SPACE_TO_DEPTH": lambda builder, first, second, values: builder.space_to_depth(first, 2),
     "SPACE_TO_BATCH_ND": lambda builder, first, second, values: builder.space_to_batch(first, (2, 2), ((1, 1), (0, 2))),
     "BATCH_TO_SPACE_ND": lambda builder, first, second, values: builder.batch_to_space(first, (1, 2), ((1, 1), (0, 2))),

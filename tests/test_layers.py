@@ -38,6 +38,7 @@ LAYERS = {
     "ops.": "3",
     "cost": "4",
     "fuse": "4",
+    "place": "4",
     "memory": "4",
     "tile": "4",
     "partition": "4",

@@ -44,7 +44,7 @@ graphs = st.builds(
 @given(graphs, st.sampled_from(list(TARGETS)))
 def test_living_tensors_do_not_overlap(model: Graph, forms: str) -> None:
     lowered, views = lower(model, TARGETS[forms])
-    layers = separate(lowered, views, first_free=1000)
+    layers = separate(lowered, views, first_free=1000, soc=RK3588)
     allocation = allocate(model, layers, views, RK3588, 2)
     birth: dict[int, int] = dict.fromkeys(model.inputs, -1)
     death: dict[int, int] = dict.fromkeys(model.inputs, -1)

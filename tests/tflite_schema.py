@@ -78,6 +78,7 @@ TABLES = {
     "STRIDED_SLICE": ("StridedSliceOptions", 2),
     "SUB": ("SubOptions", 2),
     "TANH": ("", 2),
+    "TRANSPOSE": ("TransposeOptions", 2),
     "TRANSPOSE_CONV": ("TransposeConvOptions", 2),
     "UNPACK": ("UnpackOptions", 2),
 }

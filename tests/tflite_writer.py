@@ -382,6 +382,12 @@ class Builder:
         target = self.like(source, (batch, height // block, width // block, channels * block**2))
         return self.operator("SPACE_TO_DEPTH", (source,), target, {"BlockSize": block})
 
+    def transpose(self, source: int, order: Sequence[int]) -> int:
+        """TRANSPOSE; axis i of the output is axis order[i] of the input."""
+        shape = self.tensors[source].shape
+        target = self.like(source, [shape[axis] for axis in order])
+        return self.operator("TRANSPOSE", (source, self.indices(*order)), target)
+
     def space_to_batch(self, source: int, block: tuple[int, int], paddings: Sequence[tuple[int, int]]) -> int:
         """SPACE_TO_BATCH_ND over height and width."""
         batch, height, width, channels = self.tensors[source].shape

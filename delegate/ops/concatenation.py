@@ -1,10 +1,13 @@
-"""CONCATENATION along channels: a 1x1 convolution over all cubes as one, its kernels an identity.
+"""CONCATENATION: each piece is copied to its place, or, in the first place, written there (place.py).
 
-Writing the pieces side by side in the first place is proven for a sibling chip only, and only at multiples of 16
-channels (S-150); this form takes any number of channels and a scale of each input's own.
+Along channels a piece can be placed where it begins an atom. Pieces between two such places, and pieces of another
+scale than the output's, go through a 1x1 convolution over their cubes as one, its kernels an identity.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,64 +15,126 @@ from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import NORM_SHIFT, Target
-from delegate.ir import Convolution, Node, Requantize, Tensor
+from delegate.ir import AnyLayer, Convolution, Elementwise, Move, Node, Requantize, Tensor, View, all_pixels, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT
-from delegate.ops.rules import EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE, SCALES_POSITIVE, computed_inputs
+from delegate.ops.copies import FILL, MOST_INTERMEDIATES, ONE, copy, intermediate, place_at
+from delegate.ops.movement import FEATURES, can_be_copied, one_quantization
+from delegate.ops.rearrange import ELSEWHERE, Piece, arranged, elements
+from delegate.ops.rules import computed_inputs, is_quantized_per_tensor
 from delegate.requantize import LARGEST_ERROR, Channels, exact, per_channel, plain, run_errors
-
-ONE = 1 << 6  # weight of an identity that needs no multiplier
 
 
 def pieces(node: Node) -> list[Tensor]:
-    return [tensor for tensor in node.inputs if tensor is not None]
+    """The inputs as cubes."""
+    return [as_cube(tensor) for tensor in node.inputs if tensor is not None]
 
 
-def each_once(node: Node, target: Target) -> bool:
-    """A tensor that comes twice would have to lie in two places."""
-    indices = [tensor.index for tensor in pieces(node)]
-    return len(set(indices)) == len(indices) == len(node.inputs)
+def along_channels(node: Node) -> bool:
+    return bool(node.params["axis"] % len(node.outputs[0].shape) == len(node.outputs[0].shape) - 1)
+
+
+def side_by_side(node: Node) -> list[Piece]:
+    """The pieces along another axis than that of the channels: none for that one."""
+    if along_channels(node):
+        return []
+    axis, found = node.params["axis"], []
+    for number, tensor in enumerate(computed_inputs(node)):
+        parts = [np.full(other.shape, ELSEWHERE, np.int32) for other in computed_inputs(node)]
+        parts[number] = elements(tensor)
+        found.append(Piece(tensor, node.outputs[0], np.concatenate(parts, axis)))
+    return found
+
+
+def segments(node: Node, target: Target) -> list[tuple[int, list[Tensor]]]:
+    """(first channel, pieces) of what one layer writes: a new one where a piece begins an atom."""
+    found: list[tuple[int, list[Tensor]]] = []
+    channel = 0
+    for tensor in pieces(node):
+        if channel % target.soc.atom_bytes == 0:
+            found.append((channel, []))
+        found[-1][1].append(tensor)
+        channel += tensor.shape[3]
+    return found
+
+
+def is_placed(node: Node, segment: Sequence[Tensor]) -> bool:
+    """Whether a segment is one piece as it is."""
+    first, output = segment[0].quant, node.outputs[0].quant
+    assert first is not None and output is not None
+    same = first.scale[0] == output.scale[0] and first.zero_point[0] == output.zero_point[0]
+    return len(segment) == 1 and bool(same)
+
+
+def axis_exists(node: Node, target: Target) -> bool:
+    return -len(node.outputs[0].shape) <= int(node.params["axis"]) < len(node.outputs[0].shape)
 
 
 def shapes_match(node: Node, target: Target) -> bool:
-    output = node.outputs[0]
-    same_extent = {tensor.shape[:3] for tensor in pieces(node)} == {output.shape[:3]}
-    return same_extent and sum(tensor.shape[3] for tensor in pieces(node)) == output.shape[3]
+    output, axis = node.outputs[0].shape, node.params["axis"] % len(node.outputs[0].shape)
+    shapes = [tensor.shape for tensor in node.inputs if tensor is not None]
+    others = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes if len(shape) == len(output)}
+    return (
+        {len(shape) for shape in shapes} == {len(output)}
+        and others == {(*output[:axis], *output[axis + 1 :])}
+        and sum(shape[axis] for shape in shapes) == output[axis]
+    )
 
 
-def read_channels(node: Node, target: Target) -> int:
-    """Channels of all cubes behind each other, each in whole groups as any producer may write them."""
-    return sum(align(tensor.shape[3], target.soc.depthwise_group) for tensor in pieces(node))
+def constants_fit(node: Node, target: Target) -> bool:
+    """A constant is compared with the least number there is, in the pixels of a computed input."""
+    constants = [tensor for tensor in node.inputs if tensor is not None and tensor.data is not None]
+    if len(constants) == 0:
+        return bool(computed_inputs(node)) and None not in node.inputs
+    described = all(is_quantized_per_tensor(t) and t.dtype == node.outputs[0].dtype for t in constants)
+    one_image = as_cube(node.outputs[0]).shape[0] == 1
+    return bool(computed_inputs(node)) and described and along_channels(node) and one_image and None not in node.inputs
+
+
+def read_channels(segment: Sequence[Tensor], target: Target) -> int:
+    """A bound of the channels of all cubes behind each other: who reads a cube's last atom may read a whole group."""
+    return sum(align(tensor.shape[3], target.soc.atom_bytes) + target.soc.depthwise_group for tensor in segment)
+
+
+def kernels_fit(node: Node, target: Target) -> bool:
+    joined = [read_channels(segment, target) for _, segment in segments(node, target) if not is_placed(node, segment)]
+    return not along_channels(node) or max(joined, default=0) <= target.soc.kernel_bytes_limit
 
 
 def cbuf_fits(node: Node, target: Target) -> bool:
-    channels, soc = read_channels(node, target), target.soc
-    return fits_cbuf(1, node.outputs[0].shape[2], channels, soc.kernel_group * channels, soc)
+    width, soc = as_cube(node.outputs[0]).shape[2], target.soc
+    if not along_channels(node):
+        return True
+    for _, segment in segments(node, target):
+        channels = read_channels(segment, target)
+        if not fits_cbuf(1, width, channels, soc.kernel_group * channels, soc):
+            return False
+    return True
 
 
-def points(node: Node) -> list[int]:
-    """The zero point of each input."""
+def points(segment: Sequence[Tensor]) -> list[int]:
+    """The zero point of each piece."""
     found = []
-    for tensor in pieces(node):
+    for tensor in segment:
         assert tensor.quant is not None
         found.append(quantize.zero_point(tensor.quant, tensor.dtype))
     return found
 
 
-def converters(node: Node, target: Target) -> tuple[int, tuple[Requantize, ...]]:
+def converters(node: Node, segment: Sequence[Tensor], target: Target) -> tuple[int, tuple[Requantize, ...]]:
     """(weight of the identity, from accumulators to the output); raises CompileError."""
     output = node.outputs[0]
     assert output.quant is not None
     scale, offset = float(output.quant.scale[0]), quantize.zero_point(output.quant, output.dtype)
-    ratios = [float(tensor.quant.scale[0]) / scale for tensor in pieces(node) if tensor.quant is not None]
-    channels = output.shape[3]
+    ratios = [float(tensor.quant.scale[0]) / scale for tensor in segment if tensor.quant is not None]
+    counts = [tensor.shape[3] for tensor in segment]
+    channels = sum(counts)
     if all(ratio == 1.0 for ratio in ratios):
         return ONE, (plain(1 / ONE, channels, offset),)
     if NORM_SHIFT in target.forms and len(set(ratios)) == 1:
         return 1, (exact(ratios[0], 255, channels, offset),)
-    counts = [tensor.shape[3] for tensor in pieces(node)]
     factors = np.repeat(np.array(ratios, np.float64), counts)
-    bias = np.repeat(-np.array(points(node), np.int32), counts)
+    bias = np.repeat(-np.array(points(segment), np.int32), counts)
     lanes = Channels(factors, bias, np.full(channels, 255.0))
     runs = per_channel(lanes, offset, target.soc.kernel_group)
     worst = max(float(run_errors(run, lanes).max()) for run in runs)
@@ -81,55 +146,101 @@ def converters(node: Node, target: Target) -> tuple[int, tuple[Requantize, ...]]
 
 
 def converters_exist(node: Node, target: Target) -> bool:
+    if not along_channels(node):
+        return one_quantization(node, target)
     try:
-        converters(node, target)
+        for _, segment in segments(node, target):
+            converters(node, segment, target)
     except CompileError:
         return False
     return True
 
 
+def joined(node: Node, segment: Sequence[Tensor], channel: int, target: Target) -> Convolution:
+    """out[..., channel + c] = requantize(in[..., c - first] - zi), ``in`` the piece whose channels begin at first."""
+    output = as_cube(node.outputs[0])
+    weight, runs = converters(node, segment, target)
+    counts = [tensor.shape[3] for tensor in segment]
+    channels = sum(counts)
+    images = [all_pixels(output, image) for image in range(output.shape[0])]
+    return Convolution(
+        node=node.index,
+        operator=node.op,
+        inputs=tuple(segment),
+        output=output,
+        weight=(np.eye(channels, dtype=np.int8) * np.int8(weight)).reshape(channels, 1, 1, channels),
+        weight_zero_point=0,
+        bias=np.repeat(-weight * np.array(points(segment), np.int32), counts),
+        input_zero_point=0,  # nothing is padded
+        stride=(1, 1),
+        padding=(0, 0, 0, 0),
+        depthwise=False,
+        requantize=runs,
+        accumulator_scale=None,
+        moves=tuple(Move(image, replace(image, channel=channel)) for image in images),
+    )
+
+
+def made(node: Node, constant: Tensor, number: int) -> tuple[list[AnyLayer], Tensor]:
+    """(layers that write a constant, the tensor they write): the larger of it and of -128, the least number."""
+    floor, result = (
+        replace(intermediate(node.outputs[0], number + i, constant.shape), quant=constant.quant) for i in (0, 1)
+    )
+    source = as_cube(computed_inputs(node)[0])
+    assert constant.data is not None
+    operand = replace(constant, data=constant.data.reshape(constant.shape))
+    empty = copy(node, source, floor, channels=np.full(constant.shape[3], FILL), fill=quantize.INT8_LOW)
+    largest = Requantize(range(constant.shape[3]), multiplier=1, shift=0, offset=0)
+    fill = Elementwise(node.index, node.op, floor, result, largest, operation="max", operand=operand)
+    return [empty, fill], result
+
+
+def along(node: Node, target: Target) -> list[AnyLayer]:
+    """Concatenation of channels, from the first on, for a layer writes whole groups and so into the next piece."""
+    layers: list[AnyLayer] = []
+    steps = 0
+    for channel, segment in segments(node, target):
+        own: list[Tensor] = []
+        for tensor in segment:
+            piece = tensor
+            if tensor.data is not None:
+                more, piece = made(node, tensor, steps)
+                layers += more
+                steps += 2
+            own.append(piece)
+        if is_placed(node, segment):
+            soc = target.soc
+            output = as_cube(node.outputs[0])
+            layers.append(place_at(node, own[0], output, channel, soc.kernel_group, soc.depthwise_group))
+        else:
+            layers.append(joined(node, own, channel, target))
+    return layers
+
+
 @lowers(
     "CONCATENATION",
     [
-        Rule("all inputs are computed", lambda node, target: len(computed_inputs(node)) == len(node.inputs) > 0),
-        FEATURES_8_BIT,
-        SAME_DTYPE,
-        IMAGES,
-        EXTENT,
-        SCALES_POSITIVE,
-        Rule("no tensor comes twice", each_once),
-        Rule("the axis is that of the channels", lambda node, target: node.params["axis"] in (3, -1)),
+        *FEATURES,
         Rule("there is no fused activation", lambda node, target: node.params["activation"] == "NONE"),
-        Rule("inputs have the output's height and width", shapes_match),
+        Rule("there is such an axis", axis_exists),
+        Rule("some input is computed; a constant is joined along channels, with one image", constants_fit),
         Rule(
-            "all channels together fit one kernel of 32 KiB",
-            lambda node, target: read_channels(node, target) <= target.soc.kernel_bytes_limit,
+            f"there are at most {MOST_INTERMEDIATES // 2} inputs",
+            lambda node, target: len(node.inputs) <= MOST_INTERMEDIATES // 2,
+        ),
+        Rule("inputs have the output's shape but for the axis", shapes_match),
+        Rule(
+            "pieces between two multiples of 16 channels, in all their groups, fit one kernel of 32 KiB",
+            kernels_fit,
         ),
         Rule(CBUF_TEXT, cbuf_fits),
-        Rule("the inputs' scales are met within 0.45 output steps", converters_exist),
+        Rule(
+            "scales are met within 0.45 output steps (along other axes than channels, there is one quantization)",
+            converters_exist,
+        ),
+        *can_be_copied(side_by_side),
     ],
 )
-def concatenation(node: Node, target: Target) -> list[Convolution]:
-    """out[y,x,c] = requantize(in[y,x,c - first] - zi), ``in`` the input whose channels begin at ``first``."""
-    output = node.outputs[0]
-    assert output.quant is not None
-    weight, runs = converters(node, target)
-    channels = output.shape[3]
-    counts = [tensor.shape[3] for tensor in pieces(node)]
-    return [
-        Convolution(
-            node=node.index,
-            operator=node.op,
-            inputs=tuple(pieces(node)),
-            output=output,
-            weight=(np.eye(channels, dtype=np.int8) * np.int8(weight)).reshape(channels, 1, 1, channels),
-            weight_zero_point=0,
-            bias=np.repeat(-weight * np.array(points(node), np.int32), counts),
-            input_zero_point=0,  # nothing is padded
-            stride=(1, 1),
-            padding=(0, 0, 0, 0),
-            depthwise=False,
-            requantize=runs,
-            accumulator_scale=None,
-        )
-    ]
+def concatenation(node: Node, target: Target) -> Sequence[AnyLayer | View]:
+    """out = the pieces one behind the other along the axis, each requantized."""
+    return along(node, target) if along_channels(node) else arranged(node, side_by_side, target)

@@ -92,6 +92,8 @@ def concatenations(rng: np.random.Generator) -> Iterator[Case]:
             ((64, 64), (1, 1)),
             ((7, 9), (1.0, 0.6)),
             ((130, 20), (0.3, 1.3)),
+            ((32, 16, 20), (1.0, 0.6, 1.3)),
+            ((16, 8, 24, 32), (0.5, 0.5, 1.0, 1.0)),
         ]:
             if dtype == "int8" and len(set(factors)) > 1:
                 continue  # TFLite refuses scales that differ

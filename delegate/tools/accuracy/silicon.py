@@ -82,7 +82,7 @@ class Memory:
             self._values[root.tensor.index] = np.full((images, prod(sides), channels), UNWRITTEN, np.int16)
             self.margins[root.tensor.index] = np.full((images, prod(sides), channels), 0.5, np.float32)
         _, height, width, channels = cube_shape(tensor)
-        first = root.row * root.tensor.shape[2]
+        first = root.pixel
         result: Array = of[root.tensor.index][:, first : first + height * width, root.channel : root.channel + channels]
         return result
 
