@@ -96,7 +96,6 @@ def test_every_element_is_the_silicons(name: str, dtype: str, measured: Measured
     """Through TFLite and the delegate; every operator too, as it is in the network and by itself."""
     result = measured(name, dtype)
     assert not result.error and not result.refused
-    assert result.partitions == 1
     assert result.partition_outputs.elements > 0
     assert not [(layer.operator, layer.shape) for layer in result.layers if not layer.hardware.equal]
     assert result.partition_outputs.equal
@@ -126,8 +125,8 @@ def distances(outputs: list[Array], expected: list[Array]) -> Array:
 def test_the_output_drifts_no_more_than_xnnpacks(name: str, dtype: str, measured: Measured, peer: Peer) -> None:
     """From the reference kernels, at the last layer on the NPU; mean over all elements and many inputs.
 
-    With weights of one scale a layer gives TFLite's own numbers, and ours is the smaller drift on the nose. With a scale
-    a channel we and XNNPACK both differ from TFLite by 1 here and there (factors of 15 bits; one rounding for two),
+    With weights of one scale a layer gives TFLite's own numbers, and our drift is the smaller one. With a scale a
+    channel we and XNNPACK both differ from TFLite by 1 here and there (factors of 15 bits; one rounding for two),
     and through layers of random weights a difference grows as it happens to fall: the two drifts are equal but for
     chance, of which the standard error tells the size. What the last layer itself is off by, fed with TFLite's tensors,
     does not grow and is allowed: it is within 1 where a RESIZE_BILINEAR's weights have 8 bits.
