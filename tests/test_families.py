@@ -36,8 +36,10 @@ PICTURES = 2  # on which every layer is compared; or random inputs
 ALIKE = 0.85  # correlation of a quantized network with the float one
 SAME_CLASS = 0.75  # share of pixels of one class in both; random weights make many near ties
 DRIFTING = 24  # inputs on which drifts are compared; one network of random weights scatters from one to the next
-DEVIATIONS = 2.0  # standard errors of the mean difference that are put down to chance
-Measured = Callable[[str, str], ModelResult]
+DEVIATIONS = 3.0  # standard errors of the mean difference that are put down to chance
+OTHERWISE = {"kernel": "rknpu", "cores": "3", "chain": "full"}  # than by default: maxima in the PPU, jobs, one chain
+PROVEN_CASES = [("MobileDet", "int8"), ("ResNet", "int8"), ("ResNet", "uint8"), ("two images", "int8")]
+Measured = Callable[..., ModelResult]
 
 every_case = pytest.mark.parametrize(("name", "dtype"), CASES, ids=[f"{name} {dtype}" for name, dtype in CASES])
 
@@ -60,7 +62,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """Compares a family's model layer by layer, once: on pictures where it takes one, else on random inputs."""
 
     @cache
-    def run(name: str, dtype: str) -> ModelResult:
+    def run(name: str, dtype: str, unproven: str = "auto") -> ModelResult:
         folder, model = tmp_path_factory.mktemp("model"), model_of(name, dtype)
         (path := folder / "model.tflite").write_bytes(write(model))
         batch, *size, channels = model.tensors[model.inputs[0]].shape
@@ -68,7 +70,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
         if takes_pictures:
             write_pictures(folder / "images", size[0], size[1])
         request = Request(random=0 if takes_pictures else PICTURES)
-        return measure(ModelFile(path), request, OPTIONS, lambda step: None)
+        return measure(ModelFile(path), request, {**OPTIONS, "unproven": unproven}, lambda step: None)
 
     return run
 
@@ -91,22 +93,48 @@ def test_only_what_has_a_reason_stays_on_the_cpu(name: str, dtype: str) -> None:
     assert len(compile_graph(part, EVERY_FORM).jobs) == 1
 
 
-@every_case
-def test_every_element_is_the_silicons(name: str, dtype: str, measured: Measured) -> None:
-    """Through TFLite and the delegate; every operator too, as it is in the network and by itself."""
-    result = measured(name, dtype)
+def check_hardware(result: ModelResult) -> None:
+    """The delegate's outputs, and every layer as it is in the network and by itself, are the silicon's."""
     assert not result.error and not result.refused
     assert result.partition_outputs.elements > 0
     assert not [(layer.operator, layer.shape) for layer in result.layers if not layer.hardware.equal]
     assert result.partition_outputs.equal
 
 
-@every_case
-def test_every_operator_is_within_one_of_the_reference(name: str, dtype: str, measured: Measured) -> None:
-    """Each fed with TFLite's own tensors."""
-    layers = [layer for layer in measured(name, dtype).layers if layer.npu and not layer.alias]
+def check_layers(result: ModelResult) -> None:
+    """Each layer is within 1 of the reference kernels where it is fed with their tensors."""
+    layers = [layer for layer in result.layers if layer.npu and not layer.alias]
     assert sum(layer.isolated.elements for layer in layers) > 0
     assert not [(layer.operator, layer.shape) for layer in layers if layer.isolated.maximum > 1]
+
+
+@every_case
+def test_every_element_is_the_silicons(name: str, dtype: str, measured: Measured) -> None:
+    check_hardware(measured(name, dtype))
+
+
+@every_case
+def test_every_operator_is_within_one_of_the_reference(name: str, dtype: str, measured: Measured) -> None:
+    check_layers(measured(name, dtype))
+
+
+@pytest.mark.parametrize(("name", "dtype"), PROVEN_CASES, ids=[" ".join(case) for case in PROVEN_CASES])
+def test_proven_forms_alone(name: str, dtype: str, measured: Measured) -> None:
+    """Networks that stay in one partition without unproven forms, less what needs a table."""
+    result = measured(name, dtype, unproven="never")
+    check_hardware(result)
+    check_layers(result)
+    assert result.partitions == 1
+    assert {layer.operator for layer in result.layers if not layer.npu} <= {"LOGISTIC", "SOFTMAX"}
+
+
+@every_case
+def test_kernel_cores_and_chains_change_nothing(name: str, dtype: str) -> None:
+    content = write(model_of(name, dtype))
+    plain, other = npu_interpreter(content, **OPTIONS), npu_interpreter(content, **OPTIONS, **OTHERWISE)
+    inputs = random_inputs(model_of(name, dtype), 1, SEED + 3)[0]
+    for expected, got in zip(infer(plain, [inputs]), infer(other, [inputs]), strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 def to_inputs(model: Model, images: Array) -> list[Array]:
@@ -114,6 +142,12 @@ def to_inputs(model: Model, images: Array) -> list[Array]:
     spec = model.tensors[model.inputs[0]]
     batches = stored(images, (spec.scale[0], spec.zero_point[0]), spec.dtype)
     return list(batches.reshape(-1, *spec.shape))
+
+
+def random_inputs(model: Model, count: int, seed: int) -> list[Array]:
+    """Pictures of the kind that the networks are calibrated with, but others."""
+    batch, *shape = model.tensors[model.inputs[0]].shape
+    return to_inputs(model, pictures(np.random.default_rng(seed), count * batch, *shape))
 
 
 def distances(outputs: list[Array], expected: list[Array]) -> Array:
@@ -135,8 +169,7 @@ def test_the_output_drifts_no_more_than_xnnpacks(name: str, dtype: str, measured
     graph = read_graph(content)
     last = taken(graph, EVERY_FORM)[-1].nodes[-1].outputs[0].index
     content = with_outputs(content, [last])
-    shape = model.tensors[model.inputs[0]].shape
-    inputs = to_inputs(model, pictures(np.random.default_rng(SEED + 2), DRIFTING * shape[0], *shape[1:]))
+    inputs = random_inputs(model, DRIFTING, SEED + 2)
     theirs = peer.outputs(content, len(graph.nodes), [[values] for values in inputs])
     if isinstance(theirs, str):
         pytest.skip(theirs)
