@@ -133,7 +133,9 @@ class Quantizer:
     def write(self, step: Step) -> None:
         """Adds one operator."""
         builder, source, output = self.builder, self.tensors[step.inputs[0]], self.quantizations[step.outputs[0]]
-        if step.weight is not None:
+        if step.op == "QUANTIZE" and output == self.quantizations[step.inputs[0]]:
+            target = source  # converters leave out what changes nothing
+        elif step.weight is not None:
             target = self.product(step, source, output)
         elif step.op == "SPLIT":
             parts = builder.split(source, len(step.outputs))
