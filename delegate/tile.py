@@ -135,7 +135,8 @@ def plans(layer: Convolution, shape: Geometry, soc: Soc) -> Iterator[Plan]:
         entries = row_entries(shape.input_width, channels, soc)
         group_banks = divide_up(group_bytes, soc.cbuf_bank_bytes)
         all_banks = divide_up(part_groups * group_bytes, soc.cbuf_bank_bytes)
-        for weight_banks in sorted({group_banks, all_banks}):
+        # the kernel of a depthwise convolution is one, of all channels, and has to be there as a whole
+        for weight_banks in sorted({all_banks} if layer.depthwise else {group_banks, all_banks}):
             feature_banks = soc.cbuf_banks - weight_banks
             rows = (feature_banks - soc.feature_slack_banks) * soc.cbuf_bank_bytes // soc.cbuf_entry_bytes // entries
             count = row_parts(layer, shape, rows) if rows > 0 else None
