@@ -7,7 +7,7 @@
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
-SOURCES := $(addprefix delegate/,loader.c embed.c tflite_c_api.h bootstrap.py build.py)
+SOURCES := $(addprefix delegate/,loader.c embed.c tflite_c_api.h bootstrap.py build.py hw/shim/preload.c hw/shim/files.h hw/shim/nodes.h hw/shim/wire.h)
 CANDIDATES := $(PYTHON3) python3.11 python3 python3.12 python3.13 python3.14
 IS_GOOD := import sys; sys.exit(sys.version_info < (3, 11))
 
@@ -32,7 +32,7 @@ bench: delegate/libteflon.so $(VENV)/.installed-test
 	$(PYTHON) -m benchmarks.speed $(ARGUMENTS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info delegate/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info delegate/*.so delegate/hw/shim/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 delegate/libteflon.so: $(SOURCES) | $(VENV)/.installed

@@ -114,6 +114,19 @@ def diff(
         raise typer.Exit(1)
 
 
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def shim(
+    arguments: Annotated[list[str] | None, typer.Argument(help="as delegate-shim takes them; see shim --help")] = None,
+) -> None:
+    """Runs a program with the device nodes of the kernel drivers, whose jobs the simulator executes.
+
+    Example: python -m delegate shim --nodes rocket --log calls.txt -- ls -l /dev/accel
+    """
+    from delegate.hw.shim import main
+
+    main(arguments or [])
+
+
 @app.command()
 def words(
     folders: Annotated[list[Path], typer.Argument(help="folders with captures of models in or below them")],

@@ -1,6 +1,7 @@
-"""Builds libteflon.so: loader.c, which TFLite loads, and the cffi embedding for one version of Python beside it.
+"""Builds libteflon.so: loader.c, which TFLite loads, and the cffi embedding for one version of Python beside it; and
+the stand-in's preload library.
 
-``python -m delegate.build`` builds both into the package's folder; setup.py does it for wheels. Nothing is linked with
+``python -m delegate.build`` builds them into the package's folder; setup.py does it for wheels. Nothing is linked with
 libpython; docs/decisions/0001-two-stage-library.md says why.
 """
 
@@ -45,9 +46,9 @@ def python_version() -> str:
     return str(sysconfig.get_config_var("LDVERSION") or sysconfig.get_python_version()).rstrip("d")
 
 
-def library_names() -> tuple[str, str]:
-    """File names of both parts."""
-    return "libteflon.so", f"libteflon-python{python_version()}.so"
+def library_names() -> tuple[str, str, str]:
+    """File names of both parts, and of the stand-in (hw/shim)."""
+    return "libteflon.so", f"libteflon-python{python_version()}.so", "hw/shim/libteflon-shim.so"
 
 
 def c_string(text: str) -> str:
@@ -92,10 +93,10 @@ def compile_library(source: Path, target: Path, arguments: Sequence[str]) -> Non
     partial.replace(target)
 
 
-def build(folder: Path = FOLDER) -> tuple[Path, Path]:
-    """Builds both parts into ``folder`` and returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    outer, inner = (folder / name for name in library_names())
+def build(folder: Path = FOLDER) -> tuple[Path, Path, Path]:
+    """Builds both parts and the stand-in into ``folder`` and returns their paths."""
+    outer, inner, shim = (folder / name for name in library_names())
+    shim.parent.mkdir(parents=True, exist_ok=True)
     shared = sysconfig.get_config_var("Py_ENABLE_SHARED") and sysconfig.get_config_var("INSTSONAME")
     libpython = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib", shared) if shared else ""
     macros = [f'-DTEFLON_PYTHON="{python_version()}"', f'-DTEFLON_LIBPYTHON="{libpython}"']
@@ -105,7 +106,8 @@ def build(folder: Path = FOLDER) -> tuple[Path, Path]:
         includes = [f"-I{sysconfig.get_path('include')}", f"-I{sysconfig.get_path('platinclude')}", f"-I{FOLDER}"]
         compile_library(source, inner, [*includes, "-Wno-unused-parameter"])
     compile_library(FOLDER / "loader.c", outer, macros)
-    return outer, inner
+    compile_library(FOLDER / "hw" / "shim" / "preload.c", shim, ())
+    return outer, inner, shim
 
 
 if __name__ == "__main__":

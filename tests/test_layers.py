@@ -30,6 +30,7 @@ LAYERS = {
     "ir": "1",
     "hw.emit.": "2a",
     "hw.sim.": "2b",
+    "hw.shim.": "2b",
     "hw.device": "2b",
     "hw.rocket": "2b",
     "hw.rknpu": "2b",
@@ -70,6 +71,7 @@ MAY_IMPORT = {
 }
 NOT_FOR_DEVICES = {"quantize", "requantize", "sums", "ir"}
 NOT_FOR_SIMULATOR = {"hw.layout"}
+NOT_FOR_STAND_IN = {"hw.rocket", "hw.rknpu", "hw.layout"}  # it plays the kernel: another derivation of the interface
 FOR_OPERATORS = {"errors", "ir", "quantize", "requantize", "sums", "hw.soc", "hw.layout"}  # and ops itself
 
 
@@ -117,6 +119,8 @@ def is_allowed(module: str, imported: str) -> bool:
         return imported in FOR_OPERATORS
     if own == "2b" and imported in NOT_FOR_DEVICES:
         return False
+    if f"{module}.".startswith("hw.shim.") and imported in NOT_FOR_STAND_IN:
+        return False
     if f"{module}.".startswith("hw.sim.") and imported in NOT_FOR_SIMULATOR:
         return False
     return other in MAY_IMPORT[own]
@@ -151,6 +155,8 @@ def test_the_package_imports_nothing_from_around_it() -> None:
         ("hw.sim.cna", "hw.layout", False),
         ("hw.sim.cna", "ir", False),
         ("hw.sim.cna", "hw.emit.cna", False),
+        ("hw.shim.rocket", "hw.rocket", False),
+        ("hw.shim.npu", "hw.sim.machine", True),
         ("hw.device", "hw.layout", True),
         ("compile", "hw.sim.device", False),
         ("compile", "hw.emit.cna", True),
