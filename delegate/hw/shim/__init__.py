@@ -40,11 +40,11 @@ def library_path() -> Path:
     return path
 
 
-def start(environment: dict[str, str]) -> dict[str, str]:
-    """Starts a server for the calling process; returns the environment for programs that are to see the nodes.
+def start(environment: dict[str, str], process: int | None = None) -> dict[str, str]:
+    """Starts a server; returns the environment for programs that are to see the nodes.
 
-    The server leaves when this process, or what it becomes by exec, has ended and all nodes are closed.
-    Raises DelegateError for a wrong setting, or if the library is not built.
+    The server leaves when ``process`` has ended (a pid; this process, or what it becomes by exec) and all nodes are
+    closed. Raises DelegateError for a wrong setting, or if the library is not built.
     """
     from delegate.hw.shim.faults import Faults
     from delegate.hw.shim.server import NODES, listen, serve, settings
@@ -61,7 +61,7 @@ def start(environment: dict[str, str]) -> dict[str, str]:
         raise DelegateError(f"the stand-in's settings: {error}") from None
     prefix = f"teflon-shim.{os.getpid()}.{secrets.token_hex(8)}"
     listeners = listen(prefix, [name for name in NODES if nodes in (name, "both")])
-    client = os.pidfd_open(os.getpid())
+    client = os.pidfd_open(os.getpid() if process is None else process)
     middle = os.fork()
     if not middle:
         _leave({client, *(listener.fileno() for listener in listeners.values())})

@@ -5,7 +5,8 @@ Each rule is WHAT:WHEN=EFFECT.
 WHAT: ``open``, ``mmap``, ``version``, ``create``, ``map``, ``prep``, ``fini``, ``sync``, ``submit``, ``destroy``,
 ``action`` (calls); ``job`` (what the NPU runs); ``device`` (any call); ``iova`` (the address space of a file).
 WHEN: N (the Nth, from 1), ``every=N``, ``after=N`` (all behind the Nth), ``p=PROBABILITY``; for ``iova``: ``limit``.
-EFFECT: the name of an error; for jobs ``hang`` and ``skip-task:N`` (from 0); for the device ``lost``; for ``iova`` a size.
+EFFECT: the name of an error; for jobs ``hang`` and ``skip-task:N`` (from 0); for the device ``lost``; for ``iova`` a
+size.
 ``seed=N`` seeds the probabilities. Text that begins with @ names a file, which is read again whenever it changes; all
 counts begin anew then.
 """

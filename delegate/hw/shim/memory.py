@@ -110,7 +110,7 @@ class Domain:
     def view(self, address: int, size: int) -> Bytes:
         """Bytes at an I/O address; the caller knows that they are mapped."""
         memory = (ctypes.c_uint8 * size).from_address(self._base + address)
-        return np.frombuffer(memory, np.uint8)
+        return np.frombuffer(memoryview(memory).cast("B"), np.uint8)
 
     def holes(self) -> list[Hole]:
         """Free addresses in ascending order."""
@@ -119,7 +119,7 @@ class Domain:
         return [Hole(start, end) for start, end in zip(starts, ends, strict=True) if end > start]
 
     def create(self, size: int, place: Place, limit: int = ADDRESS_LIMIT) -> Buffer:
-        """A zeroed buffer of ``size`` bytes in whole pages; raises OSError, ENOSPC where there are no addresses left."""
+        """A zeroed buffer of ``size`` bytes in whole pages; raises OSError(ENOSPC) where no addresses are left."""
         size = pages(size)
         address = place(self.holes(), size) if self.mapped + size <= limit else None
         if address is None:

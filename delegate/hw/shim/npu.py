@@ -53,7 +53,7 @@ def both_of_pairs(status: int) -> int:
 class Core:
     """A simulated core and its thread, which starts with the first run."""
 
-    def __init__(self, index: int, post: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, index: int, post: Callable[..., object]) -> None:
         self.index = index
         self._post = post
         self._machine = Machine(AddressSpace())

@@ -335,7 +335,7 @@ class Rknpu:
         return any(other is not None and other.hung for other in ahead)
 
     def _report(self, job: Job, call: Call, tasks: int) -> None:
-        """What a blocking submit writes: the first core's status into the last core's last task, the counter, the time."""
+        """What a blocking submit writes: the first core's status into the last core's last task, counter and time."""
         last = job.chains[max(job.chains)][-1]
         at = (last.index + last.tasks - 1) * TASK.size + INT_STATUS
         if job.tasks.address in self._objects:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from delegate.hw.shim.drm import Call, Driver, File, Ioctl, dispatch, failure, new_call
 from delegate.hw.shim.faults import Faults
-
 from delegate.hw.shim.rknpu import Rknpu
 from delegate.hw.shim.rocket import Rocket
 from delegate.hw.shim.wire import IOCTL, REQUEST, Channel, Gone
