@@ -74,5 +74,5 @@ def convolution(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pooling(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program whose last task fires the PPU only, as a file."""
-    return write_program("MAX_POOL_2D", tmp_path_factory.mktemp("programs") / "pooling")
+    """A program of two tasks that fire the PPU only, as a file."""
+    return write_program("MAX_POOL_2D VALID NONE", tmp_path_factory.mktemp("programs") / "pooling", "rknpu")

@@ -17,22 +17,23 @@ from pathlib import Path
 
 import numpy as np
 from every_operator import build
+from tflite_writer import write
 
-from delegate.hw.device import DeviceJob, DeviceTask
+from delegate.compile import compile_graph
+from delegate.hw.device import DeviceJob, DeviceTask, Kernel
 from delegate.hw.layout import fill_padding, pack_features
 from delegate.hw.sim.device import Simulator
-from delegate.hw.soc import EVERY_FORM
+from delegate.hw.soc import FORMS, RK3588, Target
 from delegate.hw.task import Program
-from delegate.compile import compile_graph
 from delegate.tflite import read_graph
-from tflite_writer import write
 
 ALIGNMENT = 64  # bytes between streams, as the links expect them
 
 
-def compiled(name: str) -> Program:
+def compiled(name: str, kernel: Kernel) -> Program:
     """A small model with one operator (tests/every_operator.py), one partition and one job."""
-    program = compile_graph(read_graph(write(build(name, "int8"))), EVERY_FORM)
+    target = Target(RK3588, frozenset(FORMS), kernel == "rknpu")  # the vendor's kernel hears of the end of pooling
+    program = compile_graph(read_graph(write(build(name, "int8"))), target)
     assert len(program.jobs) == 1
     assert program.buffers[0].role == "regcmd"
     return program
@@ -50,9 +51,9 @@ def contents(program: Program) -> list[np.ndarray]:
     return found
 
 
-def expected(program: Program, before: list[np.ndarray]) -> list[np.ndarray]:
+def expected(program: Program, before: list[np.ndarray], kernel: Kernel) -> list[np.ndarray]:
     """The written buffers after a run on the simulator, without any kernel between."""
-    device = Simulator()
+    device = Simulator(kernel=kernel)
     memories = [device.allocate(buffer.size) for buffer in program.buffers]
     for memory, data in zip(memories, before, strict=True):
         memory.view[:] = data
@@ -72,7 +73,7 @@ def expected(program: Program, before: list[np.ndarray]) -> list[np.ndarray]:
     return after
 
 
-def numbers(program: Program) -> Iterator[list[int] | np.ndarray]:
+def numbers(program: Program, kernel: Kernel) -> Iterator[list[int] | np.ndarray]:
     (job,), before = program.jobs, contents(program)
     counts = (program.buffers, program.tasks, program.relocations, job.reads, job.writes, job.chains)
     yield [len(items) for items in counts]
@@ -88,15 +89,15 @@ def numbers(program: Program) -> Iterator[list[int] | np.ndarray]:
     yield [*job.reads, *job.writes]
     for chain in job.chains:
         yield [chain.start, len(chain)]
-    for index, data in zip(job.writes, expected(program, before), strict=True):
+    for index, data in zip(job.writes, expected(program, before, kernel), strict=True):
         yield [index]
         yield data
 
 
-def write_program(name: str, path: Path) -> Path:
+def write_program(name: str, path: Path, kernel: Kernel = "rocket") -> Path:
     """Writes the program of a small model with what it is to give."""
     with path.open("wb") as file:
-        for part in numbers(compiled(name)):
+        for part in numbers(compiled(name, kernel), kernel):
             raw = np.array(part, np.uint64).tobytes() if isinstance(part, list) else part.tobytes()
             file.write(raw + bytes(-len(raw) % 8))
     return path

@@ -182,10 +182,22 @@ assert node.results(program, bos) != program.expected
 
 
 def test_a_pooling_task_writes_and_then_waits_for_the_watchdog(stand_in, pooling):
-    """S-196: the kernel hears of DPU interrupts only."""
+    """S-196: the kernel hears of DPU interrupts only; the second task of a job never starts."""
     server = stand_in()
-    server.script(LOAD + "node.run(program, bos)\nnode.prep(out)\ncheck(program, node, bos)", pooling)
-    assert any("0xc00" in line for line in server.lines())
+    server.script(
+        LOAD
+        + """
+node.run(program, bos)
+node.prep(out)
+assert any(node.results(program, bos)[0]) and node.results(program, bos) != program.expected
+for task in node.streams:
+    node.submit(([task], [], [out.handle]))
+    node.prep(out)
+check(program, node, bos)
+""",
+        pooling,
+    )
+    assert sum("ends by the watchdog" in line and "0xc00" in line for line in server.lines()) == 3
 
 
 def test_a_closed_buffer_faults_and_the_server_lives(stand_in, convolution):
