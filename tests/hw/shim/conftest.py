@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +35,24 @@ class StandIn(SimpleNamespace):
         """Runs Python text that knows everything in abi.py; returns what it prints."""
         header = "import sys, os, time, struct, threading, signal, select\nfrom abi import *\n"
         return self.run([sys.executable, "-c", header + text, *map(str, arguments)]).stdout
+
+    def pid(self) -> int:
+        """The server's: it has the log open."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if any(os.readlink(fd) == str(self.log) for fd in (process / "fd").iterdir()):
+                    return int(process.name)
+        raise ProcessLookupError
+
+    def settled(self) -> tuple[int, int, int]:
+        """(descriptors, mappings of buffers, threads) of the server when no node is open."""
+        deadline = time.monotonic() + 10
+        while sum("open(" in line and "#" in line for line in self.lines()) > str(self.lines()).count("close("):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process = Path(f"/proc/{self.pid()}")
+        buffers = sum("npu buffer" in line for line in (process / "maps").read_text().splitlines())
+        return len(list((process / "fd").iterdir())), buffers, len(list((process / "task").iterdir()))
 
     def lines(self) -> list[str]:
         """The log without times."""
