@@ -7,7 +7,7 @@
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
-SOURCES := $(addprefix delegate/,loader.c embed.c tflite_c_api.h bootstrap.py build.py hw/shim/preload.c hw/shim/files.h hw/shim/nodes.h hw/shim/wire.h)
+SOURCES := $(addprefix delegate/,loader.c embed.c tflite_c_api.h bootstrap.py build.py $(addprefix hw/shim/,preload.c files.h directories.h nodes.h wire.h))
 CANDIDATES := $(PYTHON3) python3.11 python3 python3.12 python3.13 python3.14
 IS_GOOD := import sys; sys.exit(sys.version_info < (3, 11))
 

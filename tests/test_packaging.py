@@ -51,7 +51,7 @@ def test_the_wheel_has_all_parts(wheel: Path) -> None:
     modules = {str(path.relative_to(harness.ROOT)) for path in (harness.ROOT / "delegate").rglob("*.py")}
     assert modules <= names
     assert {"delegate/libteflon.so", f"delegate/libteflon-python{sysconfig.get_config_var('LDVERSION')}.so"} <= names
-    assert {"delegate/py.typed", "delegate/models/models.toml"} <= names
+    assert {"delegate/py.typed", "delegate/models/models.toml", "delegate/hw/shim/libteflon-shim.so"} <= names
     for folder, pattern in (("models", "*.tflite"), ("models", "*_labels.txt"), ("models/images", "*.jpg")):
         data = {f"delegate/{folder}/{path.name}" for path in (harness.ROOT / folder).glob(pattern)}
         assert data
@@ -79,3 +79,6 @@ print(path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(tmp_path / "site" / "delegate" / "libteflon.so")
     assert "teflon: invoked graph" in result.stderr
+    command = [sys.executable, "-m", "delegate", "shim", "ls", "/dev/accel"]
+    seen = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert seen.stdout == "accel0\n", seen.stderr

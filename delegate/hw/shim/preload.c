@@ -339,3 +339,5 @@ EXPORT void *mmap64(void *address, size_t length, int protection, int flags, int
 }
 
 #include "files.h"
+
+#include "directories.h"

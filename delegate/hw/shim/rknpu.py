@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import struct
@@ -63,7 +64,7 @@ class Job:
     waiting: set[int]  # cores that have not come to it yet
     left: set[int]  # cores that have not finished
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # done, hung or dropped
-    fence: int | None = None  # an eventfd that becomes readable
+    fence: int | None = None  # a pipe's end: the client's becomes readable when the job is done, or the server gone
     started: int = 0  # ns
     elapsed: int = 0  # ns
     hung: bool = False
@@ -77,14 +78,21 @@ class Job:
     def signal(self) -> None:
         """The fence becomes readable."""
         if self.fence is not None:
-            os.eventfd_write(self.fence, 1)
-            self.forget()
-
-    def forget(self) -> None:
-        """Gives up the fence; one that was not signalled never is."""
-        if self.fence is not None:
+            with contextlib.suppress(BrokenPipeError):  # nobody has it any more
+                os.write(self.fence, b"\0")
             os.close(self.fence)
             self.fence = None
+
+    def forget(self) -> None:
+        """A fence that will never be signalled: it stays open as long as the client has it."""
+        if self.fence is not None:
+            fence, self.fence, loop = self.fence, None, asyncio.get_running_loop()
+
+            def close() -> None:
+                loop.remove_reader(fence)
+                os.close(fence)
+
+            loop.add_reader(fence, close)
 
 
 class Rknpu:
@@ -227,8 +235,8 @@ class Rknpu:
         job = self._job(fields, core_mask)
         call.write(INT, CORE_MASK, core_mask)
         if flags & FENCE_OUT:
-            job.fence = os.eventfd(0, os.EFD_CLOEXEC)
-            call.given.append((os.dup(job.fence), FENCE))
+            end, job.fence = os.pipe()
+            call.given.append((end, FENCE))
         if flags & NONBLOCK:
             self._clean(core_mask)
             self._schedule(job)

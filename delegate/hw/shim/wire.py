@@ -8,8 +8,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections import deque
+from collections.abc import Sequence
 
 REQUEST = struct.Struct("<IIQQQ")  # kind, command, argument, length, flags
 REPLY = struct.Struct("<IiQQ")  # kind, result, address, length
@@ -18,8 +18,6 @@ COPY_IN, COPY_OUT, TAKE_FD, GIVE_FD, DONE = 1, 2, 3, 4, 5
 CHUNK = 32768  # bytes of a message at most
 INTERRUPTED = 255
 AHEAD = 32  # requests for memory that are sent before the first is answered; a socket's queue is short
-
-T = TypeVar("T")
 
 
 class Gone(Exception):
@@ -33,7 +31,8 @@ class Channel:
         self._end = end
         self._end.setblocking(False)
         self._loop = asyncio.get_running_loop()
-        self._answers: asyncio.Queue[tuple[bytes, list[int]]] = asyncio.Queue()
+        self._answers: deque[tuple[bytes, list[int]]] = deque()
+        self._awaited: asyncio.Future[None] | None = None  # done when there is an answer, or will be none
         self.interrupted = asyncio.Event()
         self.gone = asyncio.Event()
         self._loop.add_reader(self._end, self._read)
@@ -54,10 +53,12 @@ class Channel:
         if data[:1] == bytes([INTERRUPTED]):
             self.interrupted.set()
         elif data:
-            self._answers.put_nowait((data, descriptors))
+            self._answers.append((data, descriptors))
         else:
             self.gone.set()
             self.close()
+        if self._awaited is not None and not self._awaited.done() and (self._answers or self.gone.is_set()):
+            self._awaited.set_result(None)
 
     def _send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         """Raises Gone if nobody is there, or somebody who does not read."""
@@ -68,22 +69,15 @@ class Channel:
 
     async def _answer(self) -> tuple[bytes, list[int]]:
         """The next answer; raises OSError if it is an error number, Gone if there will be none."""
-        data, descriptors = await self.unless_gone(self._answers.get())
+        while not self._answers:
+            if self.gone.is_set():
+                raise Gone
+            self._awaited = self._loop.create_future()
+            await self._awaited
+        data, descriptors = self._answers.popleft()
         if data[0]:
             raise OSError(data[0], os.strerror(data[0]))
         return data[1:], descriptors
-
-    async def unless_gone(self, wanted: Awaitable[T]) -> T:
-        """What is awaited; raises Gone if the client goes first."""
-        task, gone = asyncio.ensure_future(wanted), asyncio.ensure_future(self.gone.wait())
-        try:
-            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise Gone
-            return task.result()
-        finally:
-            task.cancel()
-            gone.cancel()
 
     async def copy_in(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The client's memory at (address, bytes) each; raises OSError(EFAULT)."""

@@ -1,4 +1,4 @@
-"""The kernels' interfaces from a client's side, written from uapi.md with struct and fcntl alone; for client scripts."""
+"""The kernels' interfaces from a client's side, written from uapi.md with struct and fcntl alone; for scripts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import struct
 from array import array
 from dataclasses import dataclass
+from pathlib import Path
 
 CREATE_BO, SUBMIT, PREP_BO, FINI_BO, GEM_CLOSE = 0xC0186440, 0x40186441, 0x40106442, 0x40086443, 0x40086409
 ACTION, RKNPU_SUBMIT, MEM_CREATE, MEM_CREATE_OLD = 0xC0086440, 0xC0686441, 0xC0306442, 0xC0286442
@@ -43,7 +44,7 @@ def version(fd: int) -> tuple[tuple[int, int, int], str, str, str]:
     """(numbers, name, date, description) as libdrm asks: first the lengths, then the texts."""
     lengths = call(fd, VERSION, "iii4xQQQQQQ", *[0] * 9)[3::2]
     buffers = [ctypes.create_string_buffer(length + 1) for length in lengths]
-    pairs = [value for pair in zip(lengths, map(ctypes.addressof, buffers)) for value in pair]
+    pairs = [value for pair in zip(lengths, map(ctypes.addressof, buffers), strict=True) for value in pair]
     found = call(fd, VERSION, "iii4xQQQQQQ", 0, 0, 0, *pairs)
     return found[:3], *(buffer.value.decode() for buffer in buffers)
 
@@ -72,7 +73,7 @@ class Program:
 
     @staticmethod
     def load(path: str) -> Program:
-        raw, at = open(path, "rb").read(), 0
+        raw, at = Path(path).read_bytes(), 0
 
         def take(count: int) -> list[int]:
             nonlocal at
@@ -114,7 +115,7 @@ class Node:
     def load(self, program: Program) -> list[Bo]:
         """Buffers with their contents; (address, words) of each stream in self.streams."""
         bos = [self.create(size) for size in program.sizes]
-        for bo, data in zip(bos, program.data):
+        for bo, data in zip(bos, program.data, strict=True):
             bo.view[: len(data)] = data
         streams = [array("Q", words) for words in program.tasks]
         for task, word, buffer, offset in program.relocations:
@@ -171,16 +172,41 @@ class Rknpu(Node):
         """A buffer of tasks (address, words with tail)."""
         bo = self.create(TASK_BYTES * len(tasks))
         for index, (address, words) in enumerate(tasks):
-            struct.pack_into("<8IQ", bo.view, TASK_BYTES * index, 0, index, 0xD, mask, 0x1FFFF, 0, words - 4, 0, address)
+            struct.pack_into(
+                "<8IQ", bo.view, TASK_BYTES * index, 0, index, 0xD, mask, 0x1FFFF, 0, words - 4, 0, address
+            )
         return bo
 
-    def submit(self, tasks: Bo, ranges: dict[int, tuple[int, int]], core_mask: int = 1, flags: int = 5,
-               timeout: int = 6000, fence: int = -1) -> tuple[int, ...]:
+    def submit(
+        self,
+        tasks: Bo,
+        ranges: dict[int, tuple[int, int]],
+        core_mask: int = 1,
+        flags: int = 5,
+        timeout: int = 6000,
+        fence: int = -1,
+    ) -> tuple[int, ...]:
         """``ranges``: subcore_task by slot."""
         slots = [value for slot in range(5) for value in ranges.get(slot, (0, 0))]
         count = sum(number for _, number in ranges.values())
-        return self.call(RKNPU_SUBMIT, "IIIIIiQIIQqIi10I", flags, timeout, 0, count, 0, 0, tasks.object, 0, 0, 0, 0,
-                         core_mask, fence, *slots)
+        return self.call(
+            RKNPU_SUBMIT,
+            "IIIIIiQIIQqIi10I",
+            flags,
+            timeout,
+            0,
+            count,
+            0,
+            0,
+            tasks.object,
+            0,
+            0,
+            0,
+            0,
+            core_mask,
+            fence,
+            *slots,
+        )
 
     def run(self, program: Program, bos: list[Bo]) -> list[int]:
         """Each chain by a submit of its own; returns the counters."""
@@ -190,4 +216,3 @@ class Rknpu(Node):
 
 def check(program: Program, node: Node, bos: list[Bo]) -> None:
     assert node.results(program, bos) == program.expected, "the output differs"
-

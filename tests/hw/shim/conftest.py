@@ -38,10 +38,12 @@ class StandIn(SimpleNamespace):
 
     def pid(self) -> int:
         """The server's: it has the log open."""
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if any(os.readlink(fd) == str(self.log) for fd in (process / "fd").iterdir()):
-                    return int(process.name)
+        deadline = time.monotonic() + 20  # it may still be starting
+        while time.monotonic() < deadline:
+            for process in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    if any(os.readlink(fd) == str(self.log) for fd in (process / "fd").iterdir()):
+                        return int(process.name)
         raise ProcessLookupError
 
     def settled(self) -> tuple[int, int, int]:

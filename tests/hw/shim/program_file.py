@@ -1,13 +1,13 @@
 """Programs of our compiler as files that clients without our package can run: 64-bit little-endian numbers.
 
-    buffers tasks relocations reads writes chains
-    a buffer:      bytes, 0 or 1 | if 1 its bytes, padded to 8
-    a task:        words, then the words
-    a relocation:  task, word, buffer, offset
-    reads, writes: buffers            (of the one job)
-    a chain:       first task, tasks
-    (the first buffer is for the streams, each at the next multiple of 64 bytes)
-    expected:      after each written buffer's number its bytes, padded to 8
+buffers tasks relocations reads writes chains
+a buffer:      bytes, 0 or 1 | if 1 its bytes, padded to 8
+a task:        words, then the words
+a relocation:  task, word, buffer, offset
+reads, writes: buffers            (of the one job)
+a chain:       first task, tasks
+(the first buffer is for the streams, each at the next multiple of 64 bytes)
+expected:      after each written buffer's number its bytes, padded to 8
 """
 
 from __future__ import annotations
@@ -25,15 +25,19 @@ from delegate.hw.layout import fill_padding, pack_features
 from delegate.hw.sim.device import Simulator
 from delegate.hw.soc import FORMS, RK3588, Target
 from delegate.hw.task import Program
-from delegate.tflite import read_graph
+from delegate.partition import partitions, verdicts
+from delegate.tflite import read_graph, read_model
 
+MODELS = Path(__file__).resolve().parents[3] / "models"
 ALIGNMENT = 64  # bytes between streams, as the links expect them
 
 
 def compiled(name: str, kernel: Kernel) -> Program:
-    """A small model with one operator (tests/every_operator.py), one partition and one job."""
+    """A model of tests/every_operator.py, or a file's; one partition and one job."""
     target = Target(RK3588, frozenset(FORMS), kernel == "rknpu")  # the vendor's kernel hears of the end of pooling
-    program = compile_graph(read_graph(write(build(name, "int8"))), target)
+    graph = read_model(MODELS / name) if name.endswith(".tflite") else read_graph(write(build(name, "int8")))
+    (part,) = partitions(graph, verdicts(graph, target))
+    program = compile_graph(part, target)
     assert len(program.jobs) == 1
     assert program.buffers[0].role == "regcmd"
     return program
@@ -47,7 +51,7 @@ def contents(program: Program) -> list[np.ndarray]:
     ]
     for port in program.inputs:
         fill_padding(found[port.buffer], port)
-        pack_features(random.integers(-128, 128, port.shape).astype(np.int8), found[port.buffer], port)
+        pack_features(random.integers(-128, 128, port.shape).astype(np.int8).view(port.dtype), found[port.buffer], port)
     return found
 
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hw.shim.program_file import write_program
 
 HERE = Path(__file__).resolve().parent
 PRELOAD = HERE.parents[2] / "delegate" / "hw" / "shim" / "preload.c"
@@ -29,6 +30,12 @@ def test_a_thousand_jobs_leave_nothing_behind(stand_in, convolution, tmp_path, n
     before = server.settled()
     assert server.run([client, str(convolution), node, "1000"]).stdout == f"{name}: 1000 right\n"
     assert server.settled() == before
+
+
+@pytest.mark.parametrize("node", ["/dev/accel/accel0", "/dev/dri/card1"])
+def test_a_whole_network_gives_the_simulators_bytes(stand_in, tmp_path, node):
+    program = write_program("mobilenet_digits.tflite", tmp_path / "network")
+    assert stand_in().run([compiled("gcc", tmp_path), str(program), node, "3"]).stdout.endswith(": 3 right\n")
 
 
 @pytest.mark.skipif(not all(map(shutil.which, AARCH64)), reason="no gcc for aarch64, or no qemu-user")

@@ -66,7 +66,10 @@ assert node.create(4096).address == 4096
         ("open:1=EACCES", "assert raises(PermissionError, Rocket)\nRocket()"),
         ("mmap:1=ENOMEM", "assert raises(OSError, Rocket().create, 4096)"),
         ("version:1=EIO", "assert raises(OSError, version, Rocket().fd)"),
-        ("prep:2=EINTR", "n = Rocket(); b = n.create(1); n.prep(b); assert raises(InterruptedError, n.prep, b); n.prep(b)"),
+        (
+            "prep:2=EINTR",
+            "n = Rocket(); b = n.create(1); n.prep(b); assert raises(InterruptedError, n.prep, b); n.prep(b)",
+        ),
         ("fini:1=EIO", 'assert Rocket().error(FINI_BO, "II", 1, 0) == "EIO"'),
         ("submit:1=EBUSY", "n = Rocket(); assert raises(OSError, n.submit); n.submit()"),
         ("destroy:1=EIO", 'n = Rocket(); b = n.create(1); assert n.error(GEM_CLOSE, "II", 1, 0) == "EIO"'),

@@ -220,6 +220,7 @@ else:
 second = node.submit(tasks, everything, flags=1 | 2 | 4 | 16)[12]
 assert select.select([second], [], [], 20)[0]
 check(program, node, bos)
+assert not select.select([fence], [], [], 0)[0], "the first job's fence is never signalled"
 """,
         convolution,
     )

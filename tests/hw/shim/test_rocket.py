@@ -74,7 +74,8 @@ for argument in (0, 8):
         assert error.errno == errno.EFAULT
     else:
         raise AssertionError
-for size, offset, flags in ((4096, 0, mmap.MAP_SHARED), (8192, bo.offset, mmap.MAP_SHARED), (4096, bo.offset, mmap.MAP_PRIVATE)):
+shared, private = mmap.MAP_SHARED, mmap.MAP_PRIVATE
+for size, offset, flags in ((4096, 0, shared), (8192, bo.offset, shared), (4096, bo.offset, private)):
     try:
         mmap.mmap(node.fd, size, flags, offset=offset)
     except OSError as error:
