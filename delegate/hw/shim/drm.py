@@ -93,6 +93,7 @@ class File:
     handles: dict[int, Buffer] = field(default_factory=dict)
     offsets: dict[int, Buffer] = field(default_factory=dict)
     state: Any = None  # the driver's own
+    calls: int = 1  # under way, and one for the open descriptors
 
     def add(self, buffer: Buffer) -> tuple[int, int]:
         """(handle, mmap offset) of a new buffer; the lowest free handle (an IDR's)."""

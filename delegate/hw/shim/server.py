@@ -69,7 +69,7 @@ class Server:
             "rknpu": lambda: Rknpu(self.faults, given.scale, self.say),
         }
         self._drivers = {name: make() for name, make in makers.items()}
-        self._connections: dict[socket.socket, File] = {}
+        self._files: set[File] = set()
         self._opened = 0
         self._calls: set[asyncio.Task[None]] = set()
         self._abandoned = False
@@ -102,7 +102,7 @@ class Server:
         self._loop.add_reader(descriptor, ended)
 
     def _consider(self) -> None:
-        if self._abandoned and not self._connections:
+        if self._abandoned and not self._files:
             self.finished.set()
 
     def _accept(self, node: str, listener: socket.socket) -> None:
@@ -112,25 +112,27 @@ class Server:
             return
         driver = self._drivers["rocket" if node in NODES["rocket"] else "rknpu"]
         peer = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        error = 0
+        error, file = 0, File(driver, node, self._opened + 1)
         try:
             self.faults.call("open")
+            driver.opened(file)
         except OSError as refusal:
             error = refusal.errno or errno.EIO
+        try:
+            connection.sendall(struct.pack("<i", error))
+        except OSError:  # it has gone already
+            connection.close()
+            if not error:
+                file.close()
+            return
         self._opened += not error
-        file = File(driver, node, self._opened)
         self.record(
             f'[{peer}] open("{node}") = ' + (f"-{errno.errorcode[error]}" if error else f"{node}#{file.number}")
         )
-        try:
-            connection.sendall(struct.pack("<i", error))
-        except OSError:
-            error = errno.EPIPE
         if error:
             connection.close()
             return
-        driver.opened(file)
-        self._connections[connection] = file
+        self._files.add(file)
         connection.setblocking(False)
         self._loop.add_reader(connection, self._receive, connection, file)
 
@@ -145,18 +147,25 @@ class Server:
         if not data:
             self._loop.remove_reader(connection)
             connection.close()
-            del self._connections[connection]
-            file.close()
-            self.record(f"close({file.node}#{file.number})")
-            self._consider()
+            file.calls -= 1
+            self._release(file)
         elif descriptors:
             channel = Channel(socket.socket(fileno=descriptors[0]))
             if len(data) != REQUEST.size:
                 channel.finish(-errno.EINVAL)
                 return
+            file.calls += 1
             task = self._loop.create_task(self._serve(file, channel, REQUEST.unpack(data)))
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
+
+    def _release(self, file: File) -> None:
+        """Closes a file whose descriptors are closed and whose last call is over, as a kernel does."""
+        if not file.calls:
+            file.close()
+            self._files.discard(file)
+            self.record(f"close({file.node}#{file.number})")
+            self._consider()
 
     async def _serve(self, file: File, channel: Channel, request: tuple[int, ...]) -> None:
         """One call, from the request to its result and its line in the log."""
@@ -184,6 +193,8 @@ class Server:
             self.say(f"{name} failed: {type(error).__name__}: {error}")
             result = -errno.EIO
         channel.finish(result)
+        file.calls -= 1
+        self._release(file)
         if self.faults.problem:
             self.say(self.faults.problem)
             self.faults.problem = ""

@@ -104,6 +104,35 @@ def test_a_killed_client_leaves_nothing_behind(stand_in, convolution):
     server.script(LOAD + "node.run(program, bos)\nnode.prep(out)\ncheck(program, node, bos)", convolution)
 
 
+@pytest.mark.parametrize("kind", ["Rocket", "Rknpu"])
+def test_clients_killed_at_any_moment_leave_nothing_behind(stand_in, convolution, kind):
+    server = stand_in()
+    text = "import sys\nfrom abi import *\nprogram = Program.load(sys.argv[1])\nprint('on', flush=True)\n"
+    text += f"while True:\n    node = {kind}()\n    node.run(program, node.load(program))"
+    command = [sys.executable, "-c", text, str(convolution)]
+
+    def kill_some(count: int) -> None:
+        for index in range(count):
+            client = subprocess.Popen(command, env=server.environment, stdout=subprocess.PIPE)
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"on\n"
+            time.sleep(index * 0.0037 % 0.05)
+            client.kill()
+            client.wait()
+            client.stdout.close()
+
+    kill_some(5)
+    before = server.settled()
+    kill_some(25)
+    deadline = time.monotonic() + 20
+    while (after := server.settled())[:2] != before[:2]:
+        assert time.monotonic() < deadline, (before, after)
+        time.sleep(0.05)
+    ends = "" if kind == "Rknpu" else "node.prep(bos[program.writes[0]])\n"
+    text = f"node = {kind}()\nprogram = Program.load(sys.argv[1])\nbos = node.load(program)\nnode.run(program, bos)\n"
+    server.script(text + ends + "check(program, node, bos)", convolution)
+
+
 def test_a_killed_server_is_a_lost_device_and_not_a_wait_without_end(stand_in, convolution):
     server = stand_in("job:1=hang", TEFLON_SHIM_TIME_SCALE="1000")
     server.environment["SERVER"] = str(server.pid())
