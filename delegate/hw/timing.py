@@ -8,7 +8,7 @@ The simulator's decoders read the words, so what it refuses has no time either.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from delegate.errors import SimulatorError
@@ -43,7 +43,6 @@ class Board:
     chains: bool  # the kernel lets PC follow a chain of tasks by itself
     chain_seconds: float = 1e-6  # between two tasks of a chain
     port_bytes: float = 16  # that a core moves in a cycle
-    core_bandwidth: float = 11e9  # of one core at any clock: weights of products with one row (silicon-figures §4)
     bandwidth: float = 20e9  # of DRAM, all cores together: what is usable of 33.8e9
     cores: int = 1  # that work at the same time
     overlap: float = 0.0  # part of the shorter of transfers and products that is hidden behind the longer
@@ -52,7 +51,7 @@ class Board:
     @property
     def core_bytes(self) -> float:
         """Bytes that one core moves in a second while all cores do."""
-        return min(self.port_bytes * self.clock_hz, self.core_bandwidth, self.bandwidth / self.cores)
+        return min(self.port_bytes * self.clock_hz, self.bandwidth / self.cores)
 
 
 ROCKET = Board("rocket", 600e6, job_seconds=69e-6, task_seconds=50e-6, chains=False)
@@ -227,15 +226,11 @@ Wait = Literal["job", "interrupt", "chain"]
 
 @dataclass(frozen=True)
 class TimedJob:
-    """Tasks in order on one core. ``chains``: ranges of them that PC may follow by itself, if the kernel lets it.
-
-    ``core``: which one, where the program says it; ``after``: jobs that must have ended.
-    """
+    """Tasks in order on one core. ``chains``: ranges of them that PC may follow by itself, if the kernel lets it."""
 
     costs: tuple[Cost, ...]
     chains: tuple[range, ...]
-    core: int | None = None
-    after: tuple[int, ...] = ()
+    core: int = 0
 
 
 @dataclass(frozen=True)
@@ -252,22 +247,19 @@ class Slot:
 
 
 def schedule(jobs: Sequence[TimedJob], board: Board) -> list[Slot]:
-    """When each task runs: jobs in order, each on the core that is free first, no earlier than what it waits for."""
-    free = [0.0] * board.cores
-    ends: list[float] = []
+    """When each task runs: the jobs of a core in order, without a pause; ``board.cores`` of them share DRAM."""
+    free: dict[int, float] = {}
     slots: list[Slot] = []
     for number, job in enumerate(jobs):
-        core = min(range(board.cores), key=lambda index: free[index]) if job.core is None else job.core % board.cores
-        now = max([free[core], *(ends[other] for other in job.after)])
+        now = free.get(job.core, 0.0)
         begins = {chain.start for chain in job.chains} if board.chains else set(range(len(job.costs)))
         for index, cost in enumerate(job.costs):
             wait: Wait = "job" if index == 0 else "interrupt" if index in begins else "chain"
             start = now + wait_seconds(wait, board)
             end = start + task_seconds(cost, board)
-            slots.append(Slot(number, index, core, now, wait, start, end))
+            slots.append(Slot(number, index, job.core, now, wait, start, end))
             now = end
-        free[core] = now
-        ends.append(now)
+        free[job.core] = now
     return slots
 
 
@@ -279,10 +271,3 @@ def wait_seconds(wait: Wait, board: Board) -> float:
 def total_seconds(jobs: Sequence[TimedJob], board: Board) -> float:
     """From the first submit to the end of the last job."""
     return max((slot.end for slot in schedule(jobs, board)), default=0.0)
-
-
-def throughput(jobs: Sequence[TimedJob], board: Board) -> float:
-    """Inferences a second where each core of a board runs all jobs again and again, and the cores share DRAM."""
-    alone = [replace(job, core=0, after=()) for job in jobs]
-    slots = schedule(alone, replace(board, cores=1, bandwidth=board.bandwidth / board.cores))
-    return board.cores / slots[-1].end if slots else 0.0
