@@ -108,14 +108,28 @@ VENDOR_TILES = "tiles of 256x384x256, sums on the chip"
 FIGURES: tuple[Figure, ...] = (
     # Jobs and tasks
     Figure(
-        "one tiny task, 8x64x16", "P, silicon-figures §2", 0.051, 0.054, "ms", ROCKET, milliseconds(one(8, 64, 16)), True
+        "one tiny task, 8x64x16",
+        "P, silicon-figures §2",
+        0.051,
+        0.054,
+        "ms",
+        ROCKET,
+        milliseconds(one(8, 64, 16)),
+        True,
     ),
     Figure("the same, kept attached", "P, §2", 0.034, 0.034, "ms", TUNED, milliseconds(one(8, 64, 16)), True),
     Figure("4 tasks 64x256x64 int8", "P, §2", 0.274, 0.277, "ms", ROCKET, four(64, 256, 64), True),
     Figure("4 tasks 128x1024x128 int8", "P, §2", 0.41, 0.48, "ms", ROCKET, four(128, 1024, 128)),
     Figure("interrupt that a chain saves", "P, §2", 44, 70, "µs", PATCHED, removed),
     Figure(
-        "64x256x512", "P, §2", 0.096, 0.109, "ms", ROCKET, milliseconds(one(64, 256, 512)), note="type assumed: fp16 to fp32"
+        "64x256x512",
+        "P, §2",
+        0.096,
+        0.109,
+        "ms",
+        ROCKET,
+        milliseconds(one(64, 256, 512)),
+        note="type assumed: fp16 to fp32",
     ),
     # Single products
     Figure("256x512x128 fp16 to fp32", "timing.md §3", 0.399, 0.399, "ms", STOCK, milliseconds(MIDDLE), True),
@@ -157,8 +171,14 @@ FIGURES: tuple[Figure, ...] = (
         "native layout; the clock is assumed",
     ),
     Figure(
-        "the same, fp32 result", "N, §4", 750, 750, "GOP/s", VENDOR, rate(128, 1024, 8192, one(128, 1024, 8192)),
-        note="the published figure is of the normal layout",
+        "the same, fp32 result",
+        "N, §4",
+        750,
+        750,
+        "GOP/s",
+        VENDOR,
+        rate(128, 1024, 8192, one(128, 1024, 8192)),
+        note="the published figure is of the normal layout; clock assumed",
     ),
     Figure(
         "128x1024x8192 int8",
@@ -168,6 +188,7 @@ FIGURES: tuple[Figure, ...] = (
         "GOP/s",
         VENDOR,
         rate(128, 1024, 8192, one(128, 1024, 8192, "int8 to int32")),
+        note="clock assumed",
     ),
     Figure(
         "128x1024x8192 int4",
@@ -177,8 +198,19 @@ FIGURES: tuple[Figure, ...] = (
         "GOP/s",
         VENDOR,
         rate(128, 1024, 8192, one(128, 1024, 8192, "int4 to int16")),
+        note="clock assumed",
     ),
-    Figure("M=1, 1024x8192 fp16", "N, §4", 11, 11, "GOP/s", VENDOR, rate(1, 1024, 8192, one(4, 1024, 8192))),
+    Figure(
+        "M=1, 1024x8192 fp16",
+        "N, §4",
+        11,
+        11,
+        "GOP/s",
+        VENDOR,
+        rate(1, 1024, 8192, one(4, 1024, 8192)),
+        True,
+        "clock assumed; padded to 4 rows",
+    ),
     # Tiled products
     Figure(LARGE + ", chained", "P, §2", 46, 48, "ms", PATCHED, milliseconds(lambda: tiled(512, 3840, 4096), 5), True),
     Figure(LARGE + ", not chained", "P, §2", 62, 68, "ms", ROCKET, milliseconds(lambda: tiled(512, 3840, 4096), 5)),
@@ -204,7 +236,13 @@ FIGURES: tuple[Figure, ...] = (
         )
     ),
     Figure(
-        "512x512x512 fp16", "timing.md §3", 1.0, 1.0, "ms", VENDOR, milliseconds(lambda: tiled(512, 512, 512)),
+        "512x512x512 fp16",
+        "timing.md §3",
+        1.0,
+        1.0,
+        "ms",
+        VENDOR,
+        milliseconds(lambda: tiled(512, 512, 512)),
         note="user space is in the figure; clock unknown",
     ),
     Figure(
@@ -223,8 +261,19 @@ FIGURES: tuple[Figure, ...] = (
     Figure("rows 32 KiB apart", "N, §4", 2.01, 2.29, "times", ROCKET, slowdown(32768)),
     Figure("rows 1 KiB apart", "N, §4", 0.88, 0.95, "times", ROCKET, slowdown(1024)),
     # Cores
-    Figure("two cores", "N, §3", 1.99, 2.13, "times", ROCKET, gain(lambda: tiled(512, 1024, 1024), 2), note="shape assumed"),
-    Figure("three cores", "N, §3", 2.9, 2.94, "times", ROCKET, gain(lambda: tiled(512, 1024, 1024), 3), note="shape assumed"),
+    Figure(
+        "two cores", "N, §3", 1.99, 2.13, "times", ROCKET, gain(lambda: tiled(512, 1024, 1024), 2), note="shape assumed"
+    ),
+    Figure(
+        "three cores",
+        "N, §3",
+        2.9,
+        2.94,
+        "times",
+        ROCKET,
+        gain(lambda: tiled(512, 1024, 1024), 3),
+        note="shape assumed",
+    ),
     Figure("three cores, 512x1024x1024", "U, §3", 2.7, 2.7, "times", VENDOR, gain(lambda: tiled(512, 1024, 1024), 3)),
     # Networks
     Figure(

@@ -29,24 +29,25 @@ WORD_BYTES = 8
 POOLED_TAPS = 4  # atoms that the PPU takes up in a cycle (timing.md §4: a guess)
 # Rows that are apart are written to other pages of DRAM. Extra cycles an atom for each 4 KiB of pitch above the first:
 # what 1.15 times the time is in the published 256x384x256 product with rows 8 KiB apart (silicon-figures §4).
-PAGE_BYTES, PAGE_CYCLES = 4096, 0.8
+PAGE_BYTES, PAGE_CYCLES = 4096, 1.2
 
 
 @dataclass(frozen=True)
 class Board:
-    """How fast a board is. Seconds and bytes a second; where no source is named, timing.md §1 and §2."""
+    """How fast a board is. What is called fitted was chosen by ``benchmarks/calibration.py --fit``; docs/timing.md."""
 
     name: str
     clock_hz: float  # of the NPU
-    job_seconds: float  # from submit to end of a job without work, its addresses being attached
-    task_seconds: float  # from the end of one start of PC to the next start in a job: an interrupt
     chains: bool  # the kernel lets PC follow a chain of tasks by itself
-    chain_seconds: float = 1e-6  # between two tasks of a chain
-    port_bytes: float = 16  # that a core moves in a cycle
-    bandwidth: float = 20e9  # of DRAM, all cores together: what is usable of 33.8e9
+    job_seconds: float = 54e-6  # from submit to end of a job with one tiny task (silicon-figures §2)
+    # From the end of one start of PC to the next start in a job, by an interrupt: 45 to 70 (silicon-figures §10).
+    task_seconds: float = 55e-6
+    chain_seconds: float = 1e-6  # between two tasks of a chain (timing.md §2, inferred)
+    port_bytes: float = 12  # that a core moves in a cycle; fitted
+    overlap: float = 0.5  # part of the shorter of products and transfers behind their lead that is hidden; fitted
+    start_cycles: int = 300  # of a task, before anything moves (timing.md §4)
+    bandwidth: float = 20e9  # bytes a second of DRAM, all cores together: what is usable of 33.8e9 (timing.md §1)
     cores: int = 1  # that work at the same time
-    overlap: float = 0.0  # part of the shorter of transfers and products that is hidden behind the longer
-    start_cycles: int = 300  # of a task, before anything moves
 
     @property
     def core_bytes(self) -> float:
@@ -54,9 +55,9 @@ class Board:
         return min(self.port_bytes * self.clock_hz, self.bandwidth / self.cores)
 
 
-ROCKET = Board("rocket", 600e6, job_seconds=69e-6, task_seconds=50e-6, chains=False)
-"""Mainline's kernel as tuned boards run it; it boots at 200 MHz (silicon-figures §1, §10)."""
-RKNPU = Board("rknpu", 1000e6, job_seconds=69e-6, task_seconds=50e-6, chains=True)
+ROCKET = Board("rocket", 600e6, chains=False)
+"""Mainline's kernel at the clock of tuned boards; it boots at 200 MHz (silicon-figures §1, §10)."""
+RKNPU = Board("rknpu", 1000e6, chains=True)
 """The vendor's kernel at the highest clock."""
 BOARDS: dict[Kernel, Board] = {"rocket": ROCKET, "rknpu": RKNPU}
 
