@@ -27,7 +27,7 @@ Kind = Literal["convolution", "depthwise", "element-wise", "pooling"]
 ATOM_BYTES = 16
 WORD_BYTES = 8
 POOLED_TAPS = 4  # atoms that the PPU takes up in a cycle (timing.md §4: a guess)
-# Rows that are apart are written to other pages of DRAM. Extra cycles an atom for each 4 KiB of pitch above the first:
+# Rows that are apart are written to other pages of DRAM. Extra cycles a row for each 4 KiB of pitch above the first:
 # what 1.15 times the time is in the published 256x384x256 product with rows 8 KiB apart (silicon-figures §4).
 PAGE_BYTES, PAGE_CYCLES = 4096, 1.2
 
@@ -167,7 +167,8 @@ def _page_cycles(writer: Writer) -> float:
     """See PAGE_CYCLES; rows that follow each other are one run."""
     if writer.row_pitch <= ATOM_BYTES * writer.width:
         return 0.0
-    return PAGE_CYCLES * max(0.0, writer.row_pitch / PAGE_BYTES - 1) * _written(writer) / ATOM_BYTES
+    rows = _written(writer) // (ATOM_BYTES * writer.width)  # of all surfaces
+    return PAGE_CYCLES * max(0.0, writer.row_pitch / PAGE_BYTES - 1) * rows
 
 
 def _operands(reader: Reader | None) -> int:

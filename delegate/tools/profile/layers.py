@@ -13,9 +13,9 @@ from delegate.hw.soc import EVERY_FORM
 from delegate.hw.timing import Board, Bytes, Cost, Kind, Slot, TimedJob, schedule, task_costs, task_cycles
 from delegate.partition import taken
 from delegate.tflite import IDENTIFIER, read_model
-from delegate.tools.listing import ListedJob, Listing, Operation, from_program, join, open_listing
+from delegate.tools.listing import ListedJob, Listing, Operation, from_program, open_listing
 
-PARTS = ("waiting", "start", "features", "weights", "operands", "MAC", "PPU", "output")
+PARTS = ("task overhead", "start", "features", "weights", "operands", "MAC", "PPU", "write")
 """What a layer's time may go to: before its tasks, at their start, in transfers, in products, in pooling."""
 
 
@@ -29,8 +29,8 @@ class LayerTime:
     products: int  # cycles of the MAC array or the PPU
     bytes: Bytes
     cycles: float  # of its tasks
-    seconds: float  # of its tasks and what is waited before each
-    waiting: float
+    seconds: float  # of its tasks and the overhead before each
+    overhead: float
     parts: dict[str, float]  # by PARTS
     share: float  # of the total
 
@@ -50,7 +50,7 @@ class Profile:
     jobs: tuple[TimedJob, ...]  # of all cores
     slots: tuple[Slot, ...]  # of all cores
     owners: tuple[tuple[int, ...], ...]  # layer of each task of each job
-    cpu: int | None  # operators of a model that are not in it
+    cpu: int  # operators of the model that are not in it
 
     @property
     def seconds(self) -> float:
@@ -66,9 +66,9 @@ class Profile:
 
 def profile(path: Path, board: Board) -> Profile:
     """Models a compiled program, a capture, or a .tflite file, which is compiled; raises DelegateError."""
-    listing, cpu = read(path, board)
-    jobs = timed_jobs(listing)
-    titles, owners = operations(listing)
+    listings, cpu = read(path, board)
+    jobs = tuple(job for listing in listings for job in timed_jobs(listing))
+    titles, owners = operations(listings)
     slots = schedule(jobs, board)
     layers = tuple(layer_time(index, title, jobs, owners, slots, board) for index, title in enumerate(titles))
     copies = [replace(job, core=core) for core in range(board.cores) for job in jobs]
@@ -83,21 +83,21 @@ def profile(path: Path, board: Board) -> Profile:
     )
 
 
-def read(path: Path, board: Board) -> tuple[Listing, int | None]:
+def read(path: Path, board: Board) -> tuple[list[Listing], int]:
     """(what runs, operators that stay on the CPU); a model is compiled for the board's kernel."""
     try:
         head = b"" if path.is_dir() else path.open("rb").read(8)
     except OSError as error:
         raise DelegateError(f"{path}: {error.strerror}") from None
     if head[4:8] != IDENTIFIER:
-        return open_listing(path), None
+        return [open_listing(path)], 0
     target = replace(EVERY_FORM, signals_pooling=board.chains)  # both come with the vendor's kernel
     graph = read_model(path)
     parts = taken(graph, target)
     if not parts:
         raise DelegateError(f"{path}: the NPU takes none of its operators; python -m delegate explain says why")
-    programs = [from_program(compile_graph(part, target), f"partition {index}") for index, part in enumerate(parts)]
-    return join(programs, str(path)), len(graph.nodes) - sum(len(part.nodes) for part in parts)
+    listings = [from_program(compile_graph(part, target), f"partition {index}") for index, part in enumerate(parts)]
+    return listings, len(graph.nodes) - sum(len(part.nodes) for part in parts)
 
 
 def timed_jobs(listing: Listing) -> tuple[TimedJob, ...]:
@@ -115,12 +115,22 @@ def chain_ranges(job: ListedJob) -> tuple[range, ...]:
     return (*(range(first, last) for first, last in pairwise(ends)), *(range(index, index + 1) for index in rest))
 
 
-def operations(listing: Listing) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
+def operations(listings: Sequence[Listing]) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
     """(titles in the order of their first task, the index of each task's among them)."""
-    seen: dict[Operation, int] = {}
-    jobs = [job for job in listing.jobs if job.tasks]
-    owners = tuple(tuple(seen.setdefault(task.operation, len(seen)) for task in job.tasks) for job in jobs)
-    return [operation.title or f"job {operation.key}" for operation in seen], owners
+    seen: dict[tuple[int, Operation], int] = {}
+    owners = tuple(
+        tuple(seen.setdefault((number, task.operation), len(seen)) for task in job.tasks)
+        for number, listing in enumerate(listings)
+        for job in listing.jobs
+        if job.tasks
+    )
+    return [titled(listings[number], operation, len(listings) > 1) for number, operation in seen], owners
+
+
+def titled(listing: Listing, operation: Operation, several: bool) -> str:
+    """What an operation is called, its partition being named where there are several."""
+    title = operation.title or "job " + ".".join(map(str, operation.key))
+    return f"{listing.name}, {title}" if several else title
 
 
 def layer_time(
@@ -134,9 +144,9 @@ def layer_time(
     """The sums over a layer's tasks."""
     own = [slot for slot in slots if owners[slot.job][slot.task] == index]
     costs = [jobs[slot.job].costs[slot.task] for slot in own]
-    waiting = sum(slot.start - slot.begin for slot in own)
+    overhead = sum(slot.start - slot.begin for slot in own)
     seconds = sum(slot.end - slot.begin for slot in own)
-    parts = dict.fromkeys(PARTS, 0.0) | {"waiting": waiting}
+    parts = dict.fromkeys(PARTS, 0.0) | {"task overhead": overhead}
     for cost in costs:
         for part, duration in part_seconds(cost, board):
             parts[part] += duration
@@ -148,7 +158,7 @@ def layer_time(
         bytes=sum((cost.bytes for cost in costs), Bytes()),
         cycles=sum(task_cycles(cost, board).total for cost in costs),
         seconds=seconds,
-        waiting=waiting,
+        overhead=overhead,
         parts=parts,
         share=seconds / max(slot.end for slot in slots),
     )
@@ -159,6 +169,6 @@ def part_seconds(cost: Cost, board: Board) -> Iterator[tuple[str, float]]:
     cycles = task_cycles(cost, board)
     yield "start", cycles.start / board.clock_hz
     yield "PPU" if cost.kind == "pooling" else "MAC", cycles.products / board.clock_hz
-    for part in ("features", "weights", "operands", "output"):
+    for part in ("features", "weights", "operands"):
         yield part, getattr(cost.bytes, part) / board.core_bytes
-    yield "output", cycles.pages / board.clock_hz
+    yield "write", cost.bytes.output / board.core_bytes + cycles.pages / board.clock_hz

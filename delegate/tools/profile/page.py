@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
+from itertools import pairwise
 
 from delegate.hw.timing import Slot
 from delegate.tools.profile.layers import PARTS, Profile
@@ -11,27 +12,27 @@ from delegate.tools.profile.table import HEADINGS, MODELLED, cells, notes
 from delegate.tools.profile.timeline import BLOCKS, TASKS, Span, spans, traffic
 
 COLOURS = {
-    "waiting": "#c9c9c9",
+    "task overhead": "#c9c9c9",
     "start": "#8f8f8f",
     "features": "#4e9bd1",
     "weights": "#2f5f9e",
     "operands": "#55b8a6",
     "MAC": "#e08a3c",
     "PPU": "#b5638f",
-    "output": "#7d67b5",
+    "write": "#7d67b5",
 }
 BLOCK_COLOURS = {
     "PC": COLOURS["start"],
     "CNA": COLOURS["features"],
     "CORE": COLOURS["MAC"],
     "DPU_RDMA": COLOURS["operands"],
-    "DPU": COLOURS["output"],
+    "DPU": COLOURS["write"],
     "PPU_RDMA": COLOURS["features"],
     "PPU": COLOURS["PPU"],
 }
 WIDTH, LABEL = 1200, 260  # of drawings and of the text at their left, in the units of their view
 BAR, ROW = 14, 18
-WAIT, TASK = COLOURS["waiting"], "#5a9367"
+WAIT, TASK = COLOURS["task overhead"], "#5a9367"
 
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222; background: #fff; }
@@ -162,7 +163,7 @@ def dram(profile: Profile, scale: float, bottom: float) -> Iterator[str]:
     """The bytes a second of DRAM as columns."""
     levels = traffic(profile)
     tallest = max((level for _, level in levels), default=0.0) or 1.0
-    for (begin, level), (end, _) in zip(levels, levels[1:], strict=False):
+    for (begin, level), (end, _) in pairwise(levels):
         if level:
             height = 2 * ROW * level / tallest
             hint = f"DRAM {level / 1e9:.2f} GB/s"

@@ -18,7 +18,19 @@ from delegate.tools.profile.layers import LayerTime, Profile
 
 MODELLED = "modelled, not measured (docs/timing.md says how far to trust it)"
 WIDTH = 160  # characters, where nobody says how wide it is
-HEADINGS = ("", "layer", "blocks", "tasks", "10³ MAC cycles", "10³ cycles", "KiB", "ms", "waiting", "bound by", "share")
+HEADINGS = (
+    "",
+    "layer",
+    "blocks",
+    "tasks",
+    "10³ MAC cycles",
+    "10³ cycles",
+    "KiB",
+    "ms",
+    "overhead",
+    "bound by",
+    "share",
+)
 KINDS_OF_BYTES = tuple(field.name for field in fields(Bytes))
 COLUMNS = (
     "layer",
@@ -30,7 +42,7 @@ COLUMNS = (
     *(f"{kind}_bytes" for kind in KINDS_OF_BYTES),
     "total_bytes",
     "seconds",
-    "waiting_seconds",
+    "overhead_seconds",
     "bound_by",
     "share",
 )
@@ -47,7 +59,7 @@ def cells(index: int, layer: LayerTime) -> tuple[str, ...]:
         f"{layer.cycles / 1e3:.1f}",
         f"{layer.bytes.total / 1024:.0f}",
         f"{1e3 * layer.seconds:.3f}",
-        f"{1e3 * layer.waiting:.3f}",
+        f"{1e3 * layer.overhead:.3f}",
         layer.bound,
         f"{100 * layer.share:.1f} %",
     )
@@ -58,9 +70,9 @@ def notes(profile: Profile) -> Iterator[str]:
     board = profile.board
     one = [slot for slot in profile.slots if slot.core == 0]
     costs = [profile.cost(slot) for slot in one]
-    waiting = sum(slot.start - slot.begin for slot in one)
+    overhead = sum(slot.start - slot.begin for slot in one)
     yield (
-        f"an inference: {1e3 * profile.seconds:.3f} ms, of which {1e3 * waiting:.3f} ms waiting between tasks; "
+        f"an inference: {1e3 * profile.seconds:.3f} ms, of which {1e3 * overhead:.3f} ms task overhead; "
         f"{len(one)} tasks, {sum(cost.products for cost in costs):,} MAC and PPU cycles, "
         f"{sum(cost.bytes.total for cost in costs) / 1e6:.2f} MB"
     )
@@ -71,8 +83,8 @@ def notes(profile: Profile) -> Iterator[str]:
         f"board: {board.name}, {board.clock_hz / 1e6:g} MHz, {board.bandwidth / 1e9:g} GB/s of DRAM "
         f"({board.core_bytes / 1e9:.2f} a core), starts {start}"
     )
-    left = "" if profile.cpu is None else f" {profile.cpu} operators that stay on the CPU, and"
-    yield f"not in it:{left} the host's packing and unpacking of tensors"
+    left = f"{profile.cpu} of the model's operators, which stay on the CPU, and " if profile.cpu else ""
+    yield f"not in it: {left}the host's packing and unpacking of tensors"
     yield MODELLED
 
 
@@ -107,7 +119,7 @@ def csv_text(profile: Profile) -> str:
                 *(getattr(layer.bytes, kind) for kind in KINDS_OF_BYTES),
                 layer.bytes.total,
                 layer.seconds,
-                layer.waiting,
+                layer.overhead,
                 layer.bound,
                 layer.share,
             )
