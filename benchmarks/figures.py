@@ -222,7 +222,7 @@ FIGURES: tuple[Figure, ...] = (
             high,
             "ms",
             VENDOR,
-            milliseconds(lambda m=m, k=k, n=n: tiled(m, k, n), jobs),  # type: ignore[misc]
+            milliseconds(lambda m=m, k=k, n=n: tiled(m, k, n), jobs),
             note=VENDOR_TILES,
         )
         for m, k, n, low, high, jobs in (
