@@ -119,7 +119,7 @@ def first_windows(windows: Windows, soc: Soc) -> tuple[int, int]:
     The second windows are as large as can be: the roundings of many averages cancel out. Raises CompileError where the
     windows are no multiple of any that would do.
     """
-    if kernel_fits(windows.kernel, soc) or windows.channels:
+    if kernel_fits(windows.kernel, soc) or (windows.channels and max(windows.kernel) <= soc.largest_kernel):
         return 1, 1
     height, width = windows.kernel
     found = [
@@ -244,7 +244,7 @@ def unclamped(node: Node, output: Tensor, activation: str, target: Target) -> li
     layers: list[Convolution] = []
     if (first_y, first_x) != (1, 1):
         seen = [(n - 1) * s + k for n, s, k in zip((rows, columns), windows.stride, windows.kernel, strict=True)]
-        shape = (images, seen[0] // first_y, seen[1] // first_x, channels)
+        shape = (images, seen[0] // first_y, seen[1] // first_x, feature.shape[3])
         part = replace(part_of_output(node, 1, shape), quant=feature.quant)
         firsts = Windows((first_y, first_x), (first_y, first_x), (0, 0), shape, False)
         layers += averaged(node, feature, part, firsts, "NONE", target)

@@ -155,6 +155,10 @@ RULES = [
         lambda node, target: images_alone(node) or few_elements(node, target),
     ),
     Rule(f"rows and columns are padded by at most {15 * MOST_PASSES} pixels each", few_passes),
+    Rule(
+        "where rows or columns are padded there are at most 8192 channels",
+        lambda node, target: not passes(node, target.soc) or feature(node).shape[3] <= target.soc.largest_channels,
+    ),
     Rule("the rows of one window fit the CBUF of 384 KiB", windows_fit),
     Rule(
         f"other axes are padded by at most {MOST_PARTS} tasks with kernels of at most {MOST_WEIGHT_BYTES >> 20} MiB",
