@@ -24,7 +24,8 @@ from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import BS_CLAMP_TEXT, CBUF_TEXT, clamp_is_allowed
 from delegate.ops.copies import copy, forms_of
 from delegate.ops.geometry import same_padding
-from delegate.ops.parts import Shape, factors, holds, into, layer_fits, limited, part_of_output, reduced_axes, thinned
+from delegate.ops.inner import AVERAGED, DENSE, UNLIMITED, inner
+from delegate.ops.parts import Shape, factors, holds, into, layer_fits, limited, reduced_axes, thinned
 from delegate.ops.rules import (
     ACTIVATION,
     EXTENT,
@@ -230,7 +231,7 @@ def lower(node: Node, target: Target) -> list[Convolution]:
     if not clamps_afterwards(node):
         return unclamped(node, output, activation, target)
     assert output.quant is not None
-    part, limits = part_of_output(node, 0), quantize.activation_range(activation, output.quant, output.dtype)
+    part, limits = inner(output, UNLIMITED), quantize.activation_range(activation, output.quant, output.dtype)
     last = limited(copy(node, part, output), *limits, quantize.zero_point(output.quant, output.dtype))
     return [*unclamped(node, part, "NONE", target), last]
 
@@ -245,7 +246,7 @@ def unclamped(node: Node, output: Tensor, activation: str, target: Target) -> li
     if (first_y, first_x) != (1, 1):
         seen = [(n - 1) * s + k for n, s, k in zip((rows, columns), windows.stride, windows.kernel, strict=True)]
         shape = (images, seen[0] // first_y, seen[1] // first_x, channels)
-        part = replace(part_of_output(node, 1, shape), quant=feature.quant)
+        part = replace(inner(output, AVERAGED, shape), quant=feature.quant)
         firsts = Windows((first_y, first_x), (first_y, first_x), (0, 0), shape, False)
         layers += averaged(node, feature, part, firsts, "NONE", target)
         feature = part
@@ -258,10 +259,10 @@ def unclamped(node: Node, output: Tensor, activation: str, target: Target) -> li
         raise CompileError(f"strides {windows.stride} beside padding")
     left = (windows.stride[0] // steps[0][0], windows.stride[1] // steps[1][0])
     shape = (images, (rows - 1) * left[0] + 1, (columns - 1) * left[1] + 1, channels)
-    part = part_of_output(node, 2, shape)
+    part = inner(output, DENSE, shape)
     dense = replace(windows, stride=(steps[0][0], steps[1][0]), shape=shape)
     layers += averaged(node, feature, part, dense, activation, target)
-    return [*layers, *thinned(node, part, output, windows.shape, left, 3, soc)]
+    return [*layers, *thinned(node, part, output, windows.shape, left, soc)]
 
 
 def output_is_computed(node: Node, target: Target) -> bool:

@@ -18,11 +18,14 @@ from delegate.hw.soc import NORM_SHIFT, Target
 from delegate.ir import AnyLayer, Convolution, Elementwise, Move, Node, Requantize, Tensor, View, all_pixels, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT
-from delegate.ops.copies import FILL, MOST_INTERMEDIATES, ONE, copy, intermediate, place_at
+from delegate.ops.copies import FILL, ONE, copy, place_at
+from delegate.ops.inner import PIECES, inner
 from delegate.ops.movement import FEATURES, can_be_copied, few_elements, one_quantization
 from delegate.ops.rearrange import ELSEWHERE, MOST_ELEMENTS, Piece, arranged, elements
 from delegate.ops.rules import computed_inputs, is_quantized_per_tensor
 from delegate.requantize import LARGEST_ERROR, Channels, exact, per_channel, plain, run_errors
+
+MOST_INPUTS = len(PIECES) // 2  # a constant takes two tensors
 
 
 def pieces(node: Node) -> list[Tensor]:
@@ -184,7 +187,7 @@ def joined(node: Node, segment: Sequence[Tensor], channel: int, target: Target) 
 def made(node: Node, constant: Tensor, number: int) -> tuple[list[AnyLayer], Tensor]:
     """(layers that write a constant, the tensor they write): the larger of it and of -128, the least number."""
     floor, result = (
-        replace(intermediate(node.outputs[0], number + i, constant.shape), quant=constant.quant) for i in (0, 1)
+        replace(inner(node.outputs[0], PIECES[number + i], constant.shape), quant=constant.quant) for i in (0, 1)
     )
     source = as_cube(computed_inputs(node)[0])
     assert constant.data is not None
@@ -229,8 +232,8 @@ def along(node: Node, target: Target) -> list[AnyLayer]:
         ),
         Rule("some input is computed; a constant is joined along channels, with one image", constants_fit),
         Rule(
-            f"there are at most {MOST_INTERMEDIATES // 2} inputs",
-            lambda node, target: len(node.inputs) <= MOST_INTERMEDIATES // 2,
+            f"there are at most {MOST_INPUTS} inputs",
+            lambda node, target: len(node.inputs) <= MOST_INPUTS,
         ),
         Rule("inputs have the output's shape but for the axis", shapes_match),
         Rule(

@@ -17,7 +17,7 @@ from delegate.ops.geometry import lowered, padding_pixels, prepared, trimmed
 from delegate.ops.geometry import same_padding as same_padding
 from delegate.ops.geometry import window as window
 from delegate.ops.groups import LARGEST_WEIGHTS, Run, channels_match, groups_together, run_bytes, runs, within
-from delegate.ops.parts import part_of_output as part_of_output
+from delegate.ops.inner import CLASSES, inner
 from delegate.ops.rules import (
     ACTIVATION,
     EXTENT,
@@ -167,7 +167,7 @@ def weights_are_quantized(node: Node, target: Target) -> bool:
 
 
 BS_CLAMP_TEXT = f"activation ends where 8 bits do, or the device may use: {BS_CLAMP}"
-LARGEST_PARTS = 4  # classes of channel scales, a layer each
+LARGEST_PARTS = len(CLASSES)  # classes of channel scales, a layer each
 CBUF_TEXT = "the input rows of one window and 32 kernels (64 channels, depthwise) fit the CBUF of 384 KiB"
 
 CONVOLUTION_RULES = [
@@ -285,8 +285,8 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool, targe
     if len(classes) == 1:
         return [one_convolution(node, weight, depthwise, channels, classes[0], output, target)]
     parts = [
-        one_convolution(node, weight, depthwise, channels, used, part_of_output(node, index), target)
-        for index, used in enumerate(classes)
+        one_convolution(node, weight, depthwise, channels, used, inner(output, number), target)
+        for number, used in zip(CLASSES, classes, strict=False)
     ]
     return [*parts, selection(node, [part.output for part in parts], classes)]
 

@@ -18,15 +18,6 @@ from delegate.requantize import plain
 
 ONE = 1 << 6  # weight of an identity; with a shift of 6 behind it nothing is rounded
 FILL = -1  # in place of a channel's number: the channel is filled with one value
-FIRST_INTERMEDIATE = 1 << 40  # beyond all numbers that a model's tensors have, whatever sign
-MOST_INTERMEDIATES = 64  # of an output
-
-
-def intermediate(output: Tensor, number: int, shape: tuple[int, ...]) -> Tensor:
-    """A tensor that the model does not have, quantized as an output of the node that needs it."""
-    assert 0 <= number < MOST_INTERMEDIATES
-    index = -(FIRST_INTERMEDIATE + MOST_INTERMEDIATES * output.index + number)
-    return replace(output, index=index, name=f"{output.name} step {number}", shape=shape)
 
 
 def rectangle(tensor: Tensor, row: int, column: int, rows: int, width: int, image: int = 0, channel: int = 0) -> Pixels:

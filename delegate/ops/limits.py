@@ -10,8 +10,8 @@ import numpy as np
 from delegate import quantize
 from delegate.hw.soc import Target
 from delegate.ir import Elementwise, Node, Requantize, Tensor
-from delegate.ops.conv2d import part_of_output
-from delegate.ops.operands import HALF_LIMITED, UNLIMITED, constant_fits, stored
+from delegate.ops.inner import HALF_LIMITED, UNLIMITED, inner
+from delegate.ops.operands import constant_fits, stored
 
 Extreme = Literal["max", "min"]
 
@@ -43,7 +43,7 @@ def extreme(node: Node, main: Tensor, operand: Tensor, operation: Extreme, outpu
 
 def unlimited(node: Node) -> Tensor:
     """What the layer before ``limits`` writes: the output, or one that the model does not have."""
-    return part_of_output(node, UNLIMITED) if is_limited(node) else node.outputs[0]
+    return inner(node.outputs[0], UNLIMITED) if is_limited(node) else node.outputs[0]
 
 
 def limits(node: Node, target: Target) -> list[Elementwise]:
@@ -57,7 +57,7 @@ def limits(node: Node, target: Target) -> list[Elementwise]:
     layers: list[Elementwise] = []
     source = unlimited(node)
     for operation, value in steps:
-        output = node.outputs[0] if len(layers) + 1 == len(steps) else part_of_output(node, HALF_LIMITED)
+        output = node.outputs[0] if len(layers) + 1 == len(steps) else inner(node.outputs[0], HALF_LIMITED)
         operand = stored(limit(node, value), output, target)
         layers.append(extreme(node, source, operand, operation, output))
         source = output

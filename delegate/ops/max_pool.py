@@ -18,6 +18,7 @@ from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Requantize, Tensor
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import BS_CLAMP_TEXT, clamp_is_allowed
 from delegate.ops.geometry import same_padding
+from delegate.ops.inner import GROWN, UNLIMITED, inner
 from delegate.ops.parts import (
     Shape,
     Sides,
@@ -27,9 +28,9 @@ from delegate.ops.parts import (
     limited,
     padded,
     padding_fits,
-    part_of_output,
     reduced_axes,
     thinned,
+    turns,
 )
 from delegate.ops.rules import (
     ACTIVATION,
@@ -155,17 +156,17 @@ def growth(kernel: int) -> list[int]:
     return steps
 
 
-def grown(node: Node, feature: Tensor, windows: Windows, first: int) -> list[Elementwise]:
+def grown(node: Node, feature: Tensor, windows: Windows) -> list[Elementwise]:
     """Passes after which every pixel is the extreme of the window that begins there, where the image has that window.
 
     Elsewhere it is of pixels of the next row, or behind the image, and nobody looks at it. A pass compares the tensor
-    with itself, ``operand_first`` pixels further on; the node's own tensors are numbered from ``first`` on.
+    with itself, ``operand_first`` pixels further on.
     """
     operation: Literal["max", "min"] = "min" if node.op == "REDUCE_MIN" else "max"
     width = feature.shape[2]
     layers: list[Elementwise] = []
     for shift in [*(rows * width for rows in growth(windows.kernel[0])), *growth(windows.kernel[1])]:
-        part = part_of_output(node, first + len(layers), feature.shape)
+        part = inner(node.outputs[0], GROWN[len(layers)], feature.shape)
         layers.append(
             Elementwise(
                 node=node.index,
@@ -187,17 +188,17 @@ def lower(node: Node, target: Target) -> list[AnyLayer]:
     feature, windows, soc = node.inputs[0], windows_of(node), target.soc
     assert feature is not None
     if by_pooling_unit(node, target):
-        output = part_of_output(node, 0) if is_limited(node) else node.outputs[0]
+        output = inner(node.outputs[0], UNLIMITED) if is_limited(node) else node.outputs[0]
         layer = Pooling(node.index, node.op, feature, output, windows.kernel, windows.stride, windows.padding)
         return [layer, *([cropped(node, output, node.outputs[0], output.shape)] if is_limited(node) else [])]
-    filled, source = padded(node, feature, windows.padding, quantize.INT8_LOW, 0, soc)
-    passes = grown(node, source, windows, len(filled))
+    filled, source = padded(node, feature, turns(windows.padding, soc), quantize.INT8_LOW)
+    passes = grown(node, source, windows)
     if passes:
         source = passes[-1].output
     return [
         *filled,
         *passes,
-        *thinned(node, source, node.outputs[0], windows.shape, windows.stride, len(filled) + len(passes), soc),
+        *thinned(node, source, node.outputs[0], windows.shape, windows.stride, soc),
     ]
 
 

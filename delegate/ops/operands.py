@@ -11,13 +11,12 @@ from delegate.hw.layout import align, surface_rows
 from delegate.hw.soc import CHANNEL_OPERAND, Target
 from delegate.ir import AnyLayer, Array, Node, Tensor, as_cube
 from delegate.ops import Rule
-from delegate.ops.conv2d import part_of_output
 from delegate.ops.copies import copy
+from delegate.ops.inner import SPREAD, inner
 from delegate.ops.rules import EXTENT, SCALES_POSITIVE, ZERO_POINTS, is_quantized_per_tensor
 from delegate.sums import Operand
 
 LARGEST_CONSTANT = 1 << 20  # bytes of a constant that is stored for every pixel
-EXPANDED, UNLIMITED, HALF_LIMITED = range(3)  # tensors of an operator that the model does not have
 
 
 def cube(tensor: Tensor, dimensions: int) -> Tensor:
@@ -100,7 +99,7 @@ def operands(node: Node) -> Operands:
         channels = output.shape[3]
         if tensor.data is not None or tensor.shape[3] == channels:
             return tensor
-        index = part_of_output(node, EXPANDED).index
+        index = inner(output, SPREAD).index
         wide = replace(tensor, index=index, name=f"{tensor.name} spread", shape=(*tensor.shape[:3], channels))
         layers.append(copy(node, tensor, wide, channels=np.zeros(channels, np.int64)))
         return wide

@@ -15,11 +15,12 @@ from delegate.hw.layout import divide_up
 from delegate.hw.soc import Target
 from delegate.ir import Convolution, Move, Node, Pixels, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.copies import copy, intermediate
-from delegate.ops.interleave import FIRST_FREE, Side, rules_of_moves
+from delegate.ops.copies import copy
+from delegate.ops.inner import RESIZED, inner
+from delegate.ops.interleave import Side, rules_of_moves
 from delegate.ops.rules import EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE
 
-WIDENED = FIRST_FREE  # number of the tensor between the copies of columns and those of rows
+WIDENED = RESIZED[0]  # between the copies of columns and those of rows
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def gathered(
         side = gather_columns(columns, width)
         whole = rows_stay and not side.cut
         shape = (images, height, side.blocks * side.period, channels)
-        widened = output if whole else intermediate(node.outputs[0], WIDENED, shape)
+        widened = output if whole else inner(node.outputs[0], WIDENED, shape)
         layers.append(copy(node, source, widened, column_moves(source, side)))
         source = widened
     if source is not output:

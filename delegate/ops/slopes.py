@@ -15,7 +15,8 @@ from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Node, Quant, Tensor, View, as_cube
 from delegate.ops import OPERATORS
-from delegate.ops.conv2d import part_of_output, selection
+from delegate.ops.conv2d import selection
+from delegate.ops.inner import SLOPES, inner
 from delegate.ops.limits import extreme
 
 Bools = npt.NDArray[np.bool_]
@@ -31,7 +32,7 @@ def source_of(node: Node) -> Tensor:
 
 def part(node: Node, index: int) -> Tensor:
     """A tensor of its own like the output, with four dimensions."""
-    return as_cube(part_of_output(node, index))
+    return as_cube(inner(node.outputs[0], SLOPES[index]))
 
 
 def one_factor(node: Node, factor: float) -> Tensor:

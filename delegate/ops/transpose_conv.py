@@ -29,13 +29,13 @@ from delegate.ops.conv2d import (
     input_and_constants,
     kernel_fits,
     one_convolution,
-    part_of_output,
     same_padding,
     selection,
     weight_data,
     weight_of,
     weights_are_quantized,
 )
+from delegate.ops.inner import CLASSES, inner
 from delegate.ops.interleave import (
     Side,
     padding_behind,
@@ -216,7 +216,7 @@ def layers(node: Node, target: Target) -> list[Convolution]:
         raise CompileError(f"TRANSPOSE_CONV: scales of {len(classes)} classes, of which {LARGEST_PARTS} are possible")
     parts = [blocks]
     if len(classes) > 1:
-        parts = [replace(part_of_output(node, index), shape=blocks.shape) for index in range(len(classes))]
+        parts = [inner(output, number, blocks.shape) for number in CLASSES[: len(classes)]]
     result: list[Convolution] = []
     left = -columns.window(columns.phases).start
     for part, used in zip(parts, classes, strict=True):
