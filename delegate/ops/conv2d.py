@@ -285,8 +285,8 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool, targe
     if len(classes) == 1:
         return [one_convolution(node, weight, depthwise, channels, classes[0], output, target)]
     parts = [
-        one_convolution(node, weight, depthwise, channels, used, inner(output, number), target)
-        for number, used in zip(CLASSES, classes, strict=False)
+        one_convolution(node, weight, depthwise, channels, used, inner(output, CLASSES[number]), target)
+        for number, used in enumerate(classes)
     ]
     return [*parts, selection(node, [part.output for part in parts], classes)]
 

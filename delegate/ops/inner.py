@@ -11,9 +11,8 @@ FIRST = 1 << 40  # beyond all numbers that a model's tensors have, whatever sign
 NUMBERS = 256  # of an output
 
 
-def ranges(*counts: int) -> Iterator[range]:
+def ranges(*counts: int, start: int = 0) -> Iterator[range]:
     """Ranges of so many numbers, one behind the other."""
-    start = 0
     for count in counts:
         yield range(start, start + count)
         start += count
@@ -21,9 +20,8 @@ def ranges(*counts: int) -> Iterator[range]:
 
 
 # What the numbers are for. Each use has its own, so that a node may be put together from any of them.
-CLASSES, PADDED, THINNED, GROWN, SLOPES, BLOCKS, RESIZED, LIMITED, SINGLE, PIECES = ranges(
-    4, 16, 12, 24, 4, 2, 5, 2, 3, 64
-)
+CLASSES, PADDED, THINNED, GROWN, SLOPES = ranges(4, 16, 12, 24, 4)
+BLOCKS, RESIZED, LIMITED, SINGLE, PIECES = ranges(2, 5, 2, 3, 64, start=SLOPES.stop)
 UNLIMITED, HALF_LIMITED = LIMITED  # before a fused activation, and between its two ends
 DENSE, AVERAGED, SPREAD = SINGLE  # results of a smaller stride; averages of windows; an operand over all channels
 

@@ -103,10 +103,10 @@ def padded(node: Node, feature: Tensor, paddings: Sequence[Sides], value: int) -
     so that every window touches the input (F-50).
     """
     layers: list[Convolution] = []
-    for number, (top, bottom, left, right) in zip(PADDED, paddings, strict=False):
+    for number, (top, bottom, left, right) in enumerate(paddings):
         images, height, width, channels = feature.shape
         shape = (images, height + top + bottom, width + left + right, channels)
-        part = replace(inner(node.outputs[0], number, shape), dtype=feature.dtype, quant=feature.quant)
+        part = replace(inner(node.outputs[0], PADDED[number], shape), dtype=feature.dtype, quant=feature.quant)
         weight = tap((top + bottom + 1, left + right + 1), bottom, right, channels)
         around = (top + bottom, top + bottom, left + right, left + right)
         layers.append(copy(node, feature, part, weight=weight, depthwise=True, fill=value, padding=around))
@@ -129,7 +129,7 @@ def factors(stride: int, soc: Soc) -> list[int]:
 def thinned(
     node: Node, feature: Tensor, output: Tensor, shape: Shape, stride: tuple[int, int], soc: Soc
 ) -> list[Convolution]:
-    """Copies that take every so many pixels of a tensor, as results of a shape, into an output, for a large stride."""
+    """Copies that take every so many pixels of a tensor, as results of a shape, into an output; several for far ones."""
     layers: list[Convolution] = []
     parts = [factors(step, soc) for step in stride]
     turns = max(len(part) for part in parts)
