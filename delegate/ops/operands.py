@@ -13,7 +13,7 @@ from delegate.ir import AnyLayer, Array, Node, Tensor, as_cube
 from delegate.ops import Rule
 from delegate.ops.copies import copy
 from delegate.ops.inner import SPREAD, inner
-from delegate.ops.rules import EXTENT, SCALES_POSITIVE, ZERO_POINTS, is_quantized_per_tensor
+from delegate.ops.rules import EXTENT, SCALES_POSITIVE, is_quantized_per_tensor
 from delegate.sums import Operand
 
 LARGEST_CONSTANT = 1 << 20  # bytes of a constant that is stored for every pixel
@@ -182,9 +182,8 @@ def on_cubes(rule: Rule) -> Rule:
 
 RULES = [
     Rule("there are two operands, one of them computed", two_operands),
-    Rule("operands and output are int8, or all uint8, with one scale each", are_8_bit),
+    Rule("operands and output are int8, or all uint8, with one scale each and zero points of that type", are_8_bit),
     SCALES_POSITIVE,
-    ZERO_POINTS,
     Rule("tensors have at most four dimensions, none of them 0, and operands broadcast to the output", shapes_fit),
     on_cubes(EXTENT),
     on_cubes(Rule("a computed operand has the output's images, height and width", one_is_whole)),

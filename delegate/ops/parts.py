@@ -129,7 +129,7 @@ def factors(stride: int, soc: Soc) -> list[int]:
 def thinned(
     node: Node, feature: Tensor, output: Tensor, shape: Shape, stride: tuple[int, int], soc: Soc
 ) -> list[Convolution]:
-    """Copies that take every so many pixels of a tensor, as results of a shape, into an output; several for far ones."""
+    """Copies that take every so many pixels of a tensor, as results of a shape, to an output; several for far ones."""
     layers: list[Convolution] = []
     parts = [factors(step, soc) for step in stride]
     turns = max(len(part) for part in parts)

@@ -68,16 +68,6 @@ SCALES_POSITIVE = Rule(
         if tensor is not None and tensor.dtype in ("int8", "uint8")
     ),
 )
-ZERO_POINTS = Rule(
-    "zero points are numbers of the tensors' types",
-    lambda node, target: all(
-        tensor.quant is not None
-        and np.iinfo(tensor.dtype).min <= int(tensor.quant.zero_point.min())
-        and int(tensor.quant.zero_point.max()) <= np.iinfo(tensor.dtype).max
-        for tensor in [*node.inputs, *node.outputs]
-        if tensor is not None and tensor.dtype in ("int8", "uint8")
-    ),
-)
 SAME_DTYPE = Rule("inputs and output have one dtype", lambda node, target: same_dtype(node))
 
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from delegate import quantize
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
-from delegate.ir import AnyLayer, Node, Quant, Tensor, View, as_cube
-from delegate.ops import OPERATORS
+from delegate.ir import AnyLayer, Node, Quant, Tensor, as_cube
+from delegate.ops.borrowed import fits, lowered
 from delegate.ops.conv2d import selection
 from delegate.ops.inner import SLOPES, inner
 from delegate.ops.limits import extreme
@@ -60,20 +60,6 @@ def scaling(node: Node, weight: Tensor, output: Tensor, activation: str = "NONE"
         "depth_multiplier": 1,
     }
     return Node(node.index, "DEPTHWISE_CONV_2D", (source_of(node), weight, None), (output,), params)
-
-
-def fits(convolution: Node, target: Target) -> bool:
-    """A convolution's own rules hold."""
-    return all(rule.holds(convolution, target) for rule in OPERATORS[convolution.op].rules)
-
-
-def lowered(node: Node, convolution: Node, target: Target) -> list[AnyLayer]:
-    """The layers of a convolution, in the name of the operator that it is done for."""
-    layers: list[AnyLayer] = []
-    for layer in OPERATORS[convolution.op].lower(convolution, target):
-        assert not isinstance(layer, View)
-        layers.append(replace(layer, operator=node.op))
-    return layers
 
 
 def compared(node: Node, a: Tensor, b: Tensor, output: Tensor, larger: bool) -> AnyLayer:
