@@ -308,7 +308,7 @@ class ConvTile:
 
 @dataclass(frozen=True, eq=False)
 class FlyingTile:
-    """One image of an Elementwise layer: one task. All sizes are true sizes."""
+    """Some rows of an image of an Elementwise layer: one task. All sizes are true sizes."""
 
     layer: Elementwise
     rows: int
