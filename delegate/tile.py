@@ -280,15 +280,16 @@ def tile_elementwise(layer: Elementwise, main: Cube, operand: Cube | None, outpu
     cubes = [main, output, *([operand] if operand and not layer.per_channel else [])]
     rows = padded if all(cube.surface_bytes == padded * width * soc.atom_bytes for cube in cubes) else height
     row_bytes = width * soc.atom_bytes
+    most = layer.operand.shape[1] if layer.operand and layer.repeats else LARGEST_FLYING_ROWS
     tiles: list[FlyingTile] = []
     for image in range(images):
-        for part in parts(rows, divide_up(rows, LARGEST_FLYING_ROWS)):
-            first = part.start * row_bytes
-            met = layer.operand_first * soc.atom_bytes + (0 if layer.per_channel else first)
+        for start in range(0, rows, most):
+            first = start * row_bytes
+            met = layer.operand_first * soc.atom_bytes + (0 if layer.per_channel or layer.repeats else first)
             tiles.append(
                 FlyingTile(
                     layer=layer,
-                    rows=len(part),
+                    rows=min(most, rows - start),
                     width=width,
                     channels=align(channels, soc.atom_bytes),
                     main=main.image(image) + first,

@@ -19,27 +19,15 @@ import numpy as np
 from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.soc import NORM_SHIFT, PART_OF_ROW, ROW_SKIP, Soc, Target
-from delegate.ir import Convolution, Move, Node, Pixels, Requantize, Tensor, as_cube
-from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import BS_CLAMP_TEXT, CBUF_TEXT, clamp_is_allowed
+from delegate.ir import AnyLayer, Convolution, Move, Node, Pixels, Requantize, Tensor, as_cube
+from delegate.ops import Lowering, Rule, lowers
+from delegate.ops.conv2d import CBUF_REMEDY, CBUF_TEXT, SCALES_REMEDY
 from delegate.ops.copies import copy, forms_of
 from delegate.ops.geometry import same_padding
 from delegate.ops.inner import AVERAGED, DENSE, UNLIMITED, inner
+from delegate.ops.limits import with_limits
 from delegate.ops.parts import Shape, factors, holds, into, layer_fits, limited, reduced_axes, thinned
-from delegate.ops.rules import (
-    ACTIVATION,
-    EXTENT,
-    FEATURES_8_BIT,
-    IMAGES,
-    INPUT_IMAGES,
-    ONE_FEATURE,
-    PADDING_KNOWN,
-    ROOM,
-    SAME_DTYPE,
-    SAME_QUANTIZATION,
-    SCALES_POSITIVE,
-    WINDOW_SIZES,
-)
+from delegate.ops.rules import INPUT_IMAGES, ONE_FEATURE_RULES, ROOM, WINDOW_RULES, possible
 from delegate.requantize import clamped, quotient
 
 MOST_RECTANGLES = 64  # of outputs with as many pixels inside, each a task
@@ -225,8 +213,13 @@ def averaged(
     return layers
 
 
-def lower(node: Node, target: Target) -> list[Convolution]:
-    """The layers of a node; raises CompileError where there are none."""
+def limited_average(node: Node, target: Target) -> list[AnyLayer]:
+    """The layers of a node, its activation included; raises CompileError where there are none."""
+    return with_limits(node, target, clamped_by_bs)
+
+
+def clamped_by_bs(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a node, the last of which clamp; raises CompileError where there are none."""
     output, activation = node.outputs[0], node.params.get("activation", "NONE")
     if not clamps_afterwards(node):
         return unclamped(node, output, activation, target)
@@ -308,71 +301,68 @@ def errors_are_small(node: Node, target: Target) -> bool:
     return once or float(feature.quant.scale[0]) <= LARGEST_RATIO * float(output.quant.scale[0])
 
 
-def converter_exists(node: Node, target: Target) -> bool:
-    try:
-        lower(node, target)
-    except CompileError:
-        return False
-    return True
-
-
-def cbuf_fits(node: Node, target: Target) -> bool:
-    return all(layer_fits(layer, target.soc) for layer in lower(node, target))
-
-
 def axes_are_known(node: Node, target: Target) -> bool:
     return 0 not in (reduced_axes(node) or (0,))
 
 
-FIRST_RULES = [ONE_FEATURE, FEATURES_8_BIT, SAME_DTYPE, SCALES_POSITIVE]
-LATER_RULES = [
-    Rule("output shape is the one that the windows give", output_is_computed),
-    ROOM,
-    Rule(
-        "a window is at most 31 x 31 and 512 pixels, or, for averages without padding, at most so many windows of at "
-        "most 7 x 7",
-        windows_fit,
-    ),
-    Rule("a stride is at most 7 or, without padding, a product of such", strides_exist),
-    Rule("input scale is below 1.9 times the output's where averages are averaged", errors_are_small),
-    Rule("BS and the output converter can express the division and the clamp", converter_exists),
-    Rule(CBUF_TEXT, cbuf_fits),
-]
+def later_rules(lower: Lowering) -> list[Rule]:
+    """Rules for nodes of which a window is known, and what ``lower`` makes of them."""
+
+    def cbuf_fits(node: Node, target: Target) -> bool:
+        convolutions = [layer for layer in lower(node, target) if isinstance(layer, Convolution)]
+        return all(layer_fits(layer, target.soc) for layer in convolutions)
+
+    return [
+        Rule("output shape is the one that the windows give", output_is_computed),
+        ROOM,
+        Rule(
+            "a window is at most 31 x 31 and 512 pixels, or, for averages without padding, at most so many windows of "
+            "at most 7 x 7",
+            windows_fit,
+            "a smaller window, or two averages in sequence",
+        ),
+        Rule("a stride is at most 7 or, without padding, a product of such", strides_exist, "a smaller stride"),
+        Rule(
+            "input scale is below 1.9 times the output's where averages are averaged",
+            errors_are_small,
+            "a larger output scale, or a smaller window",
+        ),
+        Rule("BS and the output converter can express the division", possible(lower), SCALES_REMEDY),
+        Rule(CBUF_TEXT, cbuf_fits, CBUF_REMEDY),
+    ]
 
 
 @lowers(
     "AVERAGE_POOL_2D",
     [
-        *FIRST_RULES,
-        IMAGES,
-        EXTENT,
-        SAME_QUANTIZATION,
-        ACTIVATION,
-        PADDING_KNOWN,
-        WINDOW_SIZES,
-        Rule(BS_CLAMP_TEXT, clamp_is_allowed),
+        *WINDOW_RULES,
         Rule("windows that the border cuts are of at most 64 kinds and places", few_rectangles),
         Rule(f"no window leaves the input at its sides, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", forms_allow),
-        *LATER_RULES,
+        *later_rules(limited_average),
     ],
 )
-def average_pool(node: Node, target: Target) -> list[Convolution]:
+def average_pool(node: Node, target: Target) -> list[AnyLayer]:
     """out[y,x,c] = round(sum over pixels inside of in[y*sy+i-top, x*sx+j-left, c] / pixels), ties away from zero."""
-    return lower(node, target)
+    return limited_average(node, target)
+
+
+def reduced(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a node that has no activation; raises CompileError where there are none."""
+    return unclamped(node, node.outputs[0], "NONE", target)
 
 
 REDUCTION_RULES = [
-    *FIRST_RULES,
+    *ONE_FEATURE_RULES,
     INPUT_IMAGES,
     Rule("the axes are constants: height, width, channels or several of them", axes_are_known),
-    *LATER_RULES,
+    *later_rules(reduced),
 ]
 
 
 @lowers("MEAN", REDUCTION_RULES)
 def mean(node: Node, target: Target) -> list[Convolution]:
     """out[c] = requantize(sum over y,x of (in[y,x,c] - zi) / pixels), or over other axes."""
-    return lower(node, target)
+    return reduced(node, target)
 
 
 @lowers(
@@ -387,4 +377,4 @@ def mean(node: Node, target: Target) -> list[Convolution]:
 )
 def total(node: Node, target: Target) -> list[Convolution]:
     """out[c] = requantize(sum over y,x of (in[y,x,c] - zi)), or over other axes."""
-    return lower(node, target)
+    return reduced(node, target)

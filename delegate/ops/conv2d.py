@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +11,15 @@ import numpy.typing as npt
 from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
-from delegate.hw.soc import BS_CLAMP, NORM_SHIFT, Target
-from delegate.ir import Convolution, Node, Requantize, Tensor
+from delegate.hw.soc import NORM_SHIFT, Target
+from delegate.ir import AnyLayer, Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, geometry, lowers
 from delegate.ops.geometry import lowered, padding_pixels, prepared, trimmed
 from delegate.ops.geometry import same_padding as same_padding
 from delegate.ops.geometry import window as window
 from delegate.ops.groups import LARGEST_WEIGHTS, Run, channels_match, groups_together, run_bytes, runs, within
 from delegate.ops.inner import CLASSES, inner
+from delegate.ops.limits import exists, with_limits
 from delegate.ops.rules import (
     ACTIVATION,
     EXTENT,
@@ -146,14 +148,6 @@ def runs_of(node: Node, target: Target) -> list[Run]:
     return list(runs(node, one_class, target.soc))
 
 
-def clamp_is_allowed(node: Node, target: Target) -> bool:
-    """The converter saturates at the ends of 8 bits by itself; other ends need a clamp in BS."""
-    output = node.outputs[0]
-    assert output.quant is not None
-    limits = quantize.activation_range(node.params["activation"], output.quant, output.dtype)
-    return limits == (quantize.INT8_LOW, quantize.INT8_HIGH) or BS_CLAMP in target.forms
-
-
 def weights_are_quantized(node: Node, target: Target) -> bool:
     """One scale, or one a channel of the output; one zero point."""
     weight = weight_of(node)
@@ -166,8 +160,9 @@ def weights_are_quantized(node: Node, target: Target) -> bool:
     return (weight.quant.scale.size == 1 or per_channel) and one_zero_point
 
 
-BS_CLAMP_TEXT = f"activation ends where 8 bits do, or the device may use: {BS_CLAMP}"
 LARGEST_PARTS = len(CLASSES)  # classes of channel scales, a layer each
+CBUF_REMEDY = "fewer input channels, a narrower input or a smaller kernel"
+SCALES_REMEDY = "calibrate again: some scale is far from the others"
 CBUF_TEXT = "the input rows of one window and 32 kernels (64 channels, depthwise) fit the CBUF of 384 KiB"
 
 CONVOLUTION_RULES = [
@@ -202,8 +197,7 @@ CONVOLUTION_RULES = [
     Rule("accumulator stays within 32 bits", lambda node, target: accumulator_bound(node) < 2**31),
 ]
 CONVERTER_RULES = [
-    Rule(BS_CLAMP_TEXT, clamp_is_allowed),
-    Rule("BS and the output converter can express scales and clamp", converter_exists),
+    Rule("BS and the output converter can express scales", lambda node, target: exists(node, target, converter_exists)),
 ]
 
 
@@ -357,7 +351,10 @@ def in_runs(node: Node, target: Target) -> list[Convolution]:
 
 
 def direct(node: Node, target: Target) -> list[Convolution]:
-    """The layers of a node whose kernels read all channels, or those of a group; the last ones write its output."""
+    """The layers of a node whose kernels read all channels, or those of a group; the last ones write its output.
+
+    Raises CompileError where BS cannot do the activation.
+    """
     return lowered(node, target.soc, lambda part: in_runs(part, target))
 
 
@@ -375,9 +372,9 @@ def direct(node: Node, target: Target) -> list[Convolution]:
         Rule(CBUF_TEXT, lambda node, target: direct_fits(node, channels_of_run(node, target), target)),
     ],
 )
-def conv2d(node: Node, target: Target) -> list[Convolution]:
+def conv2d(node: Node, target: Target) -> Sequence[AnyLayer]:
     """out[y,x,k] = requantize(bias[k] + sum over i,j,c of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (w[k,i,j,c] - zw)).
 
     SAME and VALID become explicit padding here; no later stage knows the words.
     """
-    return direct(node, target)
+    return with_limits(node, target, direct)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from delegate import quantize
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
-from delegate.ir import Convolution, Node
+from delegate.ir import AnyLayer, Convolution, Node
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import (
     CBUF_TEXT,
@@ -20,6 +22,7 @@ from delegate.ops.conv2d import (
     weight_of,
 )
 from delegate.ops.geometry import lowered, prepared, trimmed, window
+from delegate.ops.limits import with_limits
 
 
 def channels_match(node: Node, target: Target) -> bool:
@@ -78,8 +81,13 @@ def spread(weight: npt.NDArray[np.int8], channels: int, zero_point: int) -> npt.
         Rule(CBUF_TEXT, cbuf_fits),
     ],
 )
-def depthwise_conv2d(node: Node, target: Target) -> list[Convolution]:
+def depthwise_conv2d(node: Node, target: Target) -> Sequence[AnyLayer]:
     """out[y,x,c] = requantize(bias[c] + sum over i,j of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (w[i,j,c] - zw))."""
+    return with_limits(node, target, layers)
+
+
+def layers(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a node; raises CompileError where BS cannot do the activation."""
     return lowered(node, target.soc, lambda part: unpadded(part, target))
 
 

@@ -9,6 +9,7 @@ from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Node, Tensor, View, as_cube
 from delegate.ops import OPERATORS, Rule, lowers
 from delegate.ops import conv2d as convolutions
+from delegate.ops.limits import with_limits
 from delegate.ops.parts import holds, placed
 
 
@@ -63,5 +64,10 @@ def shapes_fit(node: Node, target: Target) -> bool:
 )
 def fully_connected(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     """out[n,k] = requantize(bias[k] + sum over c of (in[n,c] - zi) * (w[k,c] - zw))."""
+    return with_limits(node, target, product)
+
+
+def product(node: Node, target: Target) -> list[AnyLayer]:
+    """The layers of a node; raises CompileError where BS cannot do the activation."""
     *layers, last = convolutions.direct(as_convolution(node), target)
     return [*layers, placed(last, node.outputs[0])]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from delegate.hw.layout import align, divide_up
 from delegate.hw.soc import PART_OF_ROW, ROW_SKIP, Target
-from delegate.ir import Convolution, Move, Node, Pixels, Tensor, all_pixels
+from delegate.ir import AnyLayer, Convolution, Move, Node, Pixels, Tensor, all_pixels
 from delegate.ops import Rule
 from delegate.ops.copies import copy, forms_of, rectangle
 from delegate.ops.inner import BLOCKS, inner
@@ -113,11 +113,11 @@ def unit_of(channels: int, target: Target) -> int:
     return align(channels, target.soc.atom_bytes)
 
 
-def moves_of(layers: Sequence[Convolution]) -> list[Move]:
-    return [move for layer in layers for move in layer.moves]
+def moves_of(layers: Sequence[AnyLayer]) -> list[Move]:
+    return [move for layer in layers if isinstance(layer, Convolution) for move in layer.moves]
 
 
-def rules_of_moves(lower: Callable[[Node, Target], Sequence[Convolution]]) -> list[Rule]:
+def rules_of_moves(lower: Callable[[Node, Target], Sequence[AnyLayer]]) -> list[Rule]:
     """What the layers of a node must be like for the chip; ``lower`` gives them."""
     return [
         Rule(

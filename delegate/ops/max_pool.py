@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from delegate import quantize
-from delegate.errors import CompileError
 from delegate.hw.layout import fits_cbuf
 from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Requantize, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import BS_CLAMP_TEXT, clamp_is_allowed
 from delegate.ops.geometry import same_padding
 from delegate.ops.inner import GROWN, UNLIMITED, inner
+from delegate.ops.limits import activation_limits, is_limited, with_limits
 from delegate.ops.parts import (
     Shape,
     Sides,
@@ -32,20 +31,7 @@ from delegate.ops.parts import (
     thinned,
     turns,
 )
-from delegate.ops.rules import (
-    ACTIVATION,
-    EXTENT,
-    FEATURES_8_BIT,
-    IMAGES,
-    INPUT_IMAGES,
-    ONE_FEATURE,
-    PADDING_KNOWN,
-    ROOM,
-    SAME_DTYPE,
-    SAME_QUANTIZATION,
-    SCALES_POSITIVE,
-    WINDOW_SIZES,
-)
+from delegate.ops.rules import INPUT_IMAGES, ONE_FEATURE_RULES, ROOM, SAME_QUANTIZATION, WINDOW_RULES, possible
 
 LARGEST_WINDOW = 16  # of the pooling unit, its strides too (S-135)
 LARGEST_PADDING = 7  # S-135; not beside a window of 16 (S-176)
@@ -102,37 +88,17 @@ def by_pooling_unit(node: Node, target: Target) -> bool:
     )
 
 
-def activation_limits(node: Node) -> tuple[int, int]:
-    """Limits of the output, int8 domain."""
-    output = node.outputs[0]
-    assert output.quant is not None
-    return quantize.activation_range(node.params.get("activation", "NONE"), output.quant, output.dtype)
-
-
-def is_limited(node: Node) -> bool:
-    return activation_limits(node) != (quantize.INT8_LOW, quantize.INT8_HIGH)
-
-
 def output_is_computed(node: Node, target: Target) -> bool:
     shape = windows_of(node).shape
     return min(shape) >= 1 and holds(node.outputs[0], shape)
 
 
-def clamp_exists(node: Node, target: Target) -> bool:
-    try:
-        limited_last(node, lower(node, target))
-    except CompileError:
-        return False
-    return True
-
-
 def strides_exist(node: Node, target: Target) -> bool:
     if by_pooling_unit(node, target):
         return True
-    try:
-        return all(factors(stride, target.soc) for stride in windows_of(node).stride)
-    except CompileError:
-        return False
+    return possible(lambda node, target: [factors(stride, target.soc) for stride in windows_of(node).stride])(
+        node, target
+    )
 
 
 def cbuf_fits(node: Node, target: Target) -> bool:
@@ -202,8 +168,9 @@ def lower(node: Node, target: Target) -> list[AnyLayer]:
     ]
 
 
-def limited_last(node: Node, layers: list[AnyLayer]) -> list[AnyLayer]:
-    """The layers, of which the last, a copy, clamps as the fused activation says; raises CompileError."""
+def clamped_by_bs(node: Node, target: Target) -> list[AnyLayer]:
+    """The layers, of which the last, a copy, does the activation; raises CompileError where BS cannot."""
+    layers = lower(node, target)
     if not is_limited(node):
         return layers
     output, last = node.outputs[0], layers[-1]
@@ -211,7 +178,6 @@ def limited_last(node: Node, layers: list[AnyLayer]) -> list[AnyLayer]:
     return [*layers[:-1], limited(last, *activation_limits(node), quantize.zero_point(output.quant, output.dtype))]
 
 
-FIRST_RULES = [ONE_FEATURE, FEATURES_8_BIT, SAME_DTYPE, SCALES_POSITIVE]
 LATER_RULES = [
     Rule("output shape is the one that the windows give", output_is_computed),
     ROOM,
@@ -226,21 +192,13 @@ LATER_RULES = [
 @lowers(
     "MAX_POOL_2D",
     [
-        *FIRST_RULES,
-        IMAGES,
-        EXTENT,
-        SAME_QUANTIZATION,
-        ACTIVATION,
-        PADDING_KNOWN,
-        WINDOW_SIZES,
+        *WINDOW_RULES,
         *LATER_RULES,
-        Rule(BS_CLAMP_TEXT, clamp_is_allowed),
-        Rule("BS can express the clamp", clamp_exists),
     ],
 )
 def max_pool(node: Node, target: Target) -> list[AnyLayer]:
     """out[y,x,c] = clamp(largest of in[y*sy+i-top, x*sx+j-left, c] over the pixels of the window inside)."""
-    return limited_last(node, lower(node, target))
+    return with_limits(node, target, clamped_by_bs)
 
 
 def axes_are_rows_or_columns(node: Node, target: Target) -> bool:
@@ -248,7 +206,7 @@ def axes_are_rows_or_columns(node: Node, target: Target) -> bool:
 
 
 REDUCTION_RULES = [
-    *FIRST_RULES,
+    *ONE_FEATURE_RULES,
     INPUT_IMAGES,
     SAME_QUANTIZATION,
     Rule("the axes are constants and height or width or both", axes_are_rows_or_columns),

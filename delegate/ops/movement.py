@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from delegate.errors import CompileError
 from delegate.hw.soc import PART_OF_ROW, ROW_SKIP, Target
 from delegate.ir import Array, Convolution, Node, Tensor, View, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.rearrange import MOST_ELEMENTS, MOST_WEIGHT_BYTES, Piece, Pieces, arranged
 from delegate.ops.rectangles import MOST_PARTS
-from delegate.ops.rules import FEATURES_8_BIT, SAME_DTYPE, SCALES_POSITIVE, computed_inputs, feature_tensors
+from delegate.ops.rules import FEATURES_8_BIT, SAME_DTYPE, SCALES_POSITIVE, computed_inputs, feature_tensors, possible
 
 
 def numbers(tensor: Tensor | None) -> Array:
@@ -91,12 +90,7 @@ def shapes_follow(pieces: Pieces) -> Rule:
 def can_be_copied(pieces: Pieces) -> list[Rule]:
     """Few enough tasks, small enough kernels; the second rule asks whether that needs forms."""
 
-    def holds(node: Node, target: Target) -> bool:
-        try:
-            arranged(node, pieces, target)
-        except CompileError:
-            return False
-        return True
+    holds = possible(lambda node, target: arranged(node, pieces, target))
 
     def holds_with_forms(node: Node, target: Target) -> bool:
         return holds(node, replace(target, forms=target.forms | {PART_OF_ROW, ROW_SKIP}))

@@ -12,7 +12,6 @@ from itertools import zip_longest
 import numpy as np
 
 from delegate import quantize
-from delegate.errors import CompileError
 from delegate.hw.layout import fits_cbuf
 from delegate.hw.soc import Soc, Target
 from delegate.ir import Convolution, Node, Tensor, View
@@ -22,7 +21,7 @@ from delegate.ops.movement import FEATURES, ONE_QUANTIZATION, feature, few_eleme
 from delegate.ops.parts import Sides, padded, shares
 from delegate.ops.rearrange import MOST_ELEMENTS, MOST_WEIGHT_BYTES, Piece, elements, rearrange
 from delegate.ops.rectangles import MOST_PARTS
-from delegate.ops.rules import is_quantized_per_tensor
+from delegate.ops.rules import is_quantized_per_tensor, possible
 
 MOST_PASSES = 4  # each goes over the whole image
 
@@ -113,12 +112,13 @@ def windows_fit(node: Node, target: Target) -> bool:
     return True
 
 
-def can_be_copied(node: Node, target: Target) -> bool:
-    try:
-        lower(node, target)
-    except CompileError:
-        return False
-    return True
+def lower(node: Node, target: Target) -> list[View | Convolution]:
+    """out = in inside, the value around it."""
+    around = surrounded(node, target.soc)[0]
+    found: list[View | Convolution] = [*around]
+    for piece in outside(node, target.soc):
+        found += rearrange(node, piece, target)
+    return found
 
 
 RULES = [
@@ -134,18 +134,9 @@ RULES = [
     Rule("the rows of one window fit the CBUF of 384 KiB", windows_fit),
     Rule(
         f"other axes are padded by at most {MOST_PARTS} tasks with kernels of at most {MOST_WEIGHT_BYTES >> 20} MiB",
-        can_be_copied,
+        possible(lower),
     ),
 ]
-
-
-def lower(node: Node, target: Target) -> list[View | Convolution]:
-    """out = in inside, the value around it."""
-    around = surrounded(node, target.soc)[0]
-    found: list[View | Convolution] = [*around]
-    for piece in outside(node, target.soc):
-        found += rearrange(node, piece, target)
-    return found
 
 
 for name, inputs in (("PAD", 2), ("PADV2", 3)):

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from delegate import quantize as domain
-from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import NORM_SHIFT, Target
 from delegate.ir import AnyLayer, Convolution, Node, Requantize, View, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT
-from delegate.ops.rules import FEATURES_8_BIT, ONE_INPUT, SAME_SHAPE, SCALES_POSITIVE
+from delegate.ops.rules import FEATURES_8_BIT, ONE_INPUT, SAME_SHAPE, SCALES_POSITIVE, possible
 from delegate.ops.table import computable, lookup, may_look_up
 from delegate.ops.unary import outputs, requantized
 from delegate.requantize import exact, plain
@@ -44,11 +43,7 @@ def looked_up(node: Node, target: Target) -> bool:
 def converter_exists(node: Node, target: Target) -> bool:
     if looked_up(node, target):
         return True
-    try:
-        converter(node, target)
-    except CompileError:
-        return False
-    return True
+    return possible(converter)(node, target)
 
 
 def cbuf_fits(node: Node, target: Target) -> bool:

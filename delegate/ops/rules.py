@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from delegate.errors import CompileError
 from delegate.hw.soc import Target
 from delegate.ir import Node, Tensor, as_cube
 from delegate.ops import Rule
@@ -22,6 +24,19 @@ def computed_inputs(node: Node) -> list[Tensor]:
 def feature_tensors(node: Node) -> list[Tensor]:
     """The tensors that lie in cubes: computed inputs and outputs."""
     return [*computed_inputs(node), *node.outputs]
+
+
+def possible(make: Callable[[Node, Target], object]) -> Callable[[Node, Target], bool]:
+    """Whether something can be made of a node, or else raises CompileError."""
+
+    def holds(node: Node, target: Target) -> bool:
+        try:
+            make(node, target)
+        except CompileError:
+            return False
+        return True
+
+    return holds
 
 
 def is_quantized_per_tensor(tensor: Tensor | None) -> bool:
@@ -162,3 +177,5 @@ ACTIVATION = Rule(
     lambda node, target: node.params["activation"] in ACTIVATIONS,
 )
 SAME_QUANTIZATION = Rule("input and output have one scale and zero point", lambda node, target: same_quantization(node))
+ONE_FEATURE_RULES = [ONE_FEATURE, FEATURES_8_BIT, SAME_DTYPE, SCALES_POSITIVE]
+WINDOW_RULES = [*ONE_FEATURE_RULES, IMAGES, EXTENT, SAME_QUANTIZATION, ACTIVATION, PADDING_KNOWN, WINDOW_SIZES]

@@ -118,28 +118,15 @@ def absolute(node: Node, target: Target) -> list[AnyLayer]:
     return meeting(node, *even(node, -1.0), target)
 
 
+def rectified(node: Node) -> Node:
+    """RELU and its kin as the fused activation of a copy."""
+    return scaling(node, one_factor(node, 1.0), as_cube(node.outputs[0]), node.op)
+
+
 def rectifier_fits(node: Node, target: Target) -> bool:
-    return fits(scaling(node, one_factor(node, 1.0), part(node, 0)), target)
+    return fits(rectified(node), target)
 
 
 def rectifier(node: Node, target: Target) -> list[AnyLayer]:
-    """RELU and its kin: a copy that the converter or BS clamps, or a copy and a comparison with each end."""
-    output, one = as_cube(node.outputs[0]), one_factor(node, 1.0)
-    assert output.quant is not None
-    clamped = scaling(node, one, output, node.op)
-    if fits(clamped, target):
-        return lowered(node, clamped, target)
-    low, high = quantize.activation_range(node.op, output.quant, output.dtype)
-    ends = [(low, True)] * (low > quantize.INT8_LOW) + [(high, False)] * (high < quantize.INT8_HIGH)
-    tensors = [*(part(node, index) for index in range(len(ends))), output]
-    layers = lowered(node, scaling(node, one, tensors[0]), target)
-    for (end, larger), before, after in zip(ends, tensors, tensors[1:], strict=False):
-        layers.append(compared(node, before, everywhere(output, end), after, larger))
-    return layers
-
-
-def everywhere(like: Tensor, value: int) -> Tensor:
-    """A constant image of one number in the NPU's domain, for all images of a tensor."""
-    shape = (1, *like.shape[1:])
-    stored = np.full(shape, value + quantize.domain_offset(like.dtype), like.dtype)
-    return replace(like, index=NO_TENSOR, shape=shape, data=stored)
+    """RELU and its kin: a copy that BS clamps, or a copy and a comparison with each end."""
+    return lowered(node, rectified(node), target)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate import quantize
-from delegate.errors import CompileError
 from delegate.hw.soc import FLYING_SCALE, TABLE, Target
 from delegate.ir import AnyLayer, Elementwise, Node, Requantize, as_cube
 from delegate.ops import Rule, lowers, slopes
@@ -24,6 +23,7 @@ from delegate.ops.rules import (
     SCALES_POSITIVE,
     feature_tensors,
     is_quantized_per_tensor,
+    possible,
 )
 from delegate.ops.unary import INT8, KERNELS, VALUES, Kernel, outputs
 from delegate.quantize import INT8_LOW, Ints
@@ -72,11 +72,7 @@ def lookup(node: Node, values: Ints) -> Elementwise:
 
 
 def computable(kernel: Kernel, node: Node, target: Target) -> bool:
-    try:
-        outputs(kernel, node)
-    except CompileError:
-        return False
-    return True
+    return possible(lambda node, target: outputs(kernel, node))(node, target)
 
 
 def nothing_is_below_zero(node: Node, target: Target) -> bool:

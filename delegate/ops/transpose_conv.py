@@ -16,18 +16,16 @@ from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
-from delegate.ir import Convolution, Node, Quant, Tensor
+from delegate.ir import AnyLayer, Convolution, Node, Quant, Tensor
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import (
-    BS_CLAMP_TEXT,
     CBUF_TEXT,
     LARGEST_PARTS,
+    SCALES_REMEDY,
     bias_data,
     channels_of,
-    clamp_is_allowed,
     group_of,
     input_and_constants,
-    kernel_fits,
     one_convolution,
     same_padding,
     selection,
@@ -45,7 +43,8 @@ from delegate.ops.interleave import (
     tensor_of_blocks,
     unit_of,
 )
-from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE, SCALES_POSITIVE
+from delegate.ops.limits import with_limits
+from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE, SCALES_POSITIVE, possible
 from delegate.requantize import Channels, scale_classes
 
 LARGEST_STRIDE = 16  # pixels; not the chip's, for it never strides: beyond it tasks become many and small
@@ -147,6 +146,10 @@ def channels_agree(node: Node, target: Target) -> bool:
     return feature.shape[3] == weight_of(node).shape[3]
 
 
+def kernel_fits(node: Node, target: Target) -> bool:
+    return all(size <= target.soc.largest_kernel for size in weight_of(node).shape[1:3])
+
+
 def kernel_is_small(node: Node, target: Target) -> bool:
     channels = align(weight_of(node).shape[3], target.soc.atom_bytes)
     return all(height * width * channels <= target.soc.kernel_bytes_limit for height, width in windows(node, target))
@@ -189,15 +192,12 @@ def shape_is_constant(node: Node, target: Target) -> bool:
     return len(node.inputs) >= 3 and node.inputs[0] is not None and node.inputs[0].data is not None
 
 
-def layers_exist(node: Node, target: Target) -> bool:
-    try:
-        layers(node, target)
-    except CompileError:
-        return False
-    return True
+def layers(node: Node, target: Target) -> list[AnyLayer]:
+    """The layers of a node with the inputs of a convolution, its activation included; raises CompileError."""
+    return with_limits(node, target, transposed)
 
 
-def layers(node: Node, target: Target) -> list[Convolution]:
+def transposed(node: Node, target: Target) -> list[Convolution]:
     """The layers of a node with the inputs of a convolution; raises CompileError where the DPU cannot requantize.
 
     For each class of channel scales and each row of a block a convolution, a selection among the classes, and copies
@@ -273,8 +273,7 @@ RULES = [
     Rule("one kernel of the taps that meet is at most 32 KiB", kernel_is_small, "fewer input channels"),
     Rule(CBUF_TEXT, cbuf_fits, "fewer input channels or a narrower input"),
     Rule("the columns of a block have at most 8192 channels together", channels_fit, "fewer output channels"),
-    Rule(BS_CLAMP_TEXT, clamp_is_allowed),
-    Rule("BS and the output converter can express scales and clamp", layers_exist),
+    Rule("BS and the output converter can express scales", possible(layers), SCALES_REMEDY),
     *rules_of_moves(layers),
 ]
 
@@ -286,7 +285,7 @@ RULES = [
         *map(asked_as_convolution, RULES),
     ],
 )
-def transpose_conv(node: Node, target: Target) -> list[Convolution]:
+def transpose_conv(node: Node, target: Target) -> list[AnyLayer]:
     """out[y,x,k] = requantize(bias[k] + sum over i,j,c of (in[(y+top-i)/sy, (x+left-j)/sx, c] - zi) * w[k,i,j,c]).
 
     Only whole places inside the input count; top and left pad the convolution that goes back from output to input.
