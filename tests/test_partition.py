@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from tflite_writer import Array, Builder, Model, write
 
 from benchmarks.harness import infer, random_inputs
 from delegate import cost
+from delegate.builtin_operators import NAMES
 from delegate.ir import Convolution, Graph, Node, Tensor
 from delegate.ops import OPERATORS, Operator, Rule
 from delegate.partition import (
     NODE_MARGIN,
     ONLY_NAMES,
     QUANTIZE,
+    UNSUPPORTED,
     Selection,
     examine,
     partitions,
@@ -338,3 +341,16 @@ def test_remedies_fit_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert remedy(Node(1, "CONV_2D", (floats, *node.inputs[1:]), (floats,), {})) == QUANTIZE
     assert remedy(Node(1, "NOTHING_LIKE_IT", (floats,), (floats,), {})) == QUANTIZE
     assert "delegate ops" in remedy(Node(1, "NOTHING_LIKE_IT", (source,), (source,), {}))
+
+
+@pytest.mark.parametrize("op", UNSUPPORTED)
+def test_operators_that_the_npu_has_no_form_for_say_why(op: str) -> None:
+    """In words of their own, in place of a rule's; QUANTIZE is taken where nothing is a float."""
+    source, floats = feature(0, 8, 8, 16), Tensor(1, "", (1, 8, 8, 16), "float32")
+    assert op in NAMES
+    whole = refusal(Node(0, op, (source,), (replace(source, index=2),), {}), EVERY_FORM)
+    assert whole == (UNSUPPORTED[op] if op != "QUANTIZE" else None)
+    to_floats = refusal(Node(0, op, (source,), (floats,), {}), EVERY_FORM)
+    assert to_floats is not None
+    assert to_floats.reason == UNSUPPORTED[op].reason
+    assert (to_floats.remedy == QUANTIZE) == (op not in ("QUANTIZE", "DEQUANTIZE", "CAST"))

@@ -206,4 +206,4 @@ def test_refusals_name_their_reason() -> None:
     assert "CBUF" in refusal(wide)
     tall, _ = convolution(1, feature(0, 40, 8, 16), 32, (32, 1))
     assert "31 x 31" in refusal(tall)
-    assert refusal(replace(node, op="SOFTMAX")) == "operator SOFTMAX is not supported"
+    assert refusal(replace(node, op="REVERSE_V2")) == "operator REVERSE_V2 is not supported"
