@@ -90,7 +90,7 @@ UNSUPPORTED: Mapping[str, Refusal] = {
     **dict.fromkeys(
         ("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"),
         Refusal(
-            "it moves pixels between the images of a batch, which nothing here does",
+            "it moves pixels between images, which nothing here does",
             "express the pair by a convolution with dilation",
         ),
     ),
