@@ -13,12 +13,12 @@ from delegate import cost
 from delegate.hw.soc import FORMS, Target
 from delegate.ir import Graph, Node
 from delegate.ops import OPERATORS, Rule
+from delegate.ops.rules import ALLOW
 
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")  # whose floats are no sign of a model that is not quantized
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 QUANTIZE = "quantize the whole model to 8 bits, inputs and outputs too (full integer quantization)"
 REPLACE = "express it by operators that are supported (python -m delegate ops lists them)"
-ALLOW = "allow unproven register programs (option unproven=always), or run the device's known-answer probes"
 ONLY_NAMES = "its partition would compute nothing: the numbers stay where they are in memory"
 NOT_NEEDED = "none is needed: it costs next to nothing on the CPU"
 NODE_MARGIN = 2  # within a partition a node leaves only if the CPU is this many times as fast: no estimate is better

@@ -38,7 +38,7 @@ from delegate.ops.operands import (
     stored,
     values,
 )
-from delegate.ops.rules import ACTIVATION, possible
+from delegate.ops.rules import ACTIVATION, ALLOW, possible
 from delegate.requantize import LARGEST_ERROR, clamped, factor, quotient
 from delegate.sums import constant_sum, exact_sum, weighted_sum
 
@@ -262,19 +262,27 @@ def layers_of(node: Node, target: Target) -> list[AnyLayer]:
 SUM_RULES = [
     *RULES,
     ACTIVATION,
-    on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed)),
+    on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed, ALLOW)),
     on_cubes(
         Rule(
             "one operand is a constant for all pixels, or none is broadcast over them and a row of both fits the CBUF "
             f"of 384 KiB, or the device may use: {FLYING_SCALE}",
             form_is_allowed,
+            f"{ALLOW}, or use fewer channels",
         )
     ),
-    on_cubes(Rule(CONSTANT_TEXT, lambda node, target: has_constant(node) or constants_fit(node, target))),
+    on_cubes(
+        Rule(
+            CONSTANT_TEXT,
+            lambda node, target: has_constant(node) or constants_fit(node, target),
+            f"{ALLOW}, or have constants that are one number a channel",
+        )
+    ),
     on_cubes(
         Rule(
             "the scales are met within 0.45 output steps",
             possible(layers_of),
+            "calibrate both operands together, so that their scales are nearer to each other",
         )
     ),
 ]

@@ -21,13 +21,22 @@ from delegate.errors import CompileError
 from delegate.hw.soc import NORM_SHIFT, PART_OF_ROW, ROW_SKIP, Soc, Target
 from delegate.ir import AnyLayer, Convolution, Move, Node, Pixels, Requantize, Tensor, as_cube
 from delegate.ops import Lowering, Rule, lowers
-from delegate.ops.conv2d import CBUF_REMEDY, CBUF_TEXT, SCALES_REMEDY
+from delegate.ops.conv2d import CBUF_TEXT
 from delegate.ops.copies import copy, forms_of
 from delegate.ops.geometry import same_padding
 from delegate.ops.inner import AVERAGED, DENSE, UNLIMITED, inner
 from delegate.ops.limits import with_limits
 from delegate.ops.parts import Shape, factors, holds, into, layer_fits, limited, reduced_axes, thinned
-from delegate.ops.rules import INPUT_IMAGES, ONE_FEATURE_RULES, ROOM, WINDOW_RULES, possible
+from delegate.ops.rules import (
+    ALLOW,
+    CBUF_REMEDY,
+    INPUT_IMAGES,
+    ONE_FEATURE_RULES,
+    ROOM,
+    SCALES_REMEDY,
+    WINDOW_RULES,
+    possible,
+)
 from delegate.requantize import clamped, quotient
 
 MOST_RECTANGLES = 64  # of outputs with as many pixels inside, each a task
@@ -313,7 +322,11 @@ def later_rules(lower: Lowering) -> list[Rule]:
         return all(layer_fits(layer, target.soc) for layer in convolutions)
 
     return [
-        Rule("output shape is the one that the windows give", output_is_computed),
+        Rule(
+            "output shape is the one that the windows give",
+            output_is_computed,
+            "a model with fixed shapes, which TFLite has computed itself",
+        ),
         ROOM,
         Rule(
             "a window is at most 31 x 31 and 512 pixels, or, for averages without padding, at most so many windows of "
@@ -336,8 +349,16 @@ def later_rules(lower: Lowering) -> list[Rule]:
     "AVERAGE_POOL_2D",
     [
         *WINDOW_RULES,
-        Rule("windows that the border cuts are of at most 64 kinds and places", few_rectangles),
-        Rule(f"no window leaves the input at its sides, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", forms_allow),
+        Rule(
+            "windows that the border cuts are of at most 64 kinds and places",
+            few_rectangles,
+            "VALID padding, or a smaller window",
+        ),
+        Rule(
+            f"no window leaves the input at its sides, or the device may use: {PART_OF_ROW}; {ROW_SKIP}",
+            forms_allow,
+            f"{ALLOW}, or use VALID padding",
+        ),
         *later_rules(limited_average),
     ],
 )
@@ -354,7 +375,11 @@ def reduced(node: Node, target: Target) -> list[Convolution]:
 REDUCTION_RULES = [
     *ONE_FEATURE_RULES,
     INPUT_IMAGES,
-    Rule("the axes are constants: height, width, channels or several of them", axes_are_known),
+    Rule(
+        "the axes are constants: height, width, channels or several of them",
+        axes_are_known,
+        "reduce over height, width or channels, as a constant says",
+    ),
     *later_rules(reduced),
 ]
 
@@ -372,6 +397,7 @@ def mean(node: Node, target: Target) -> list[Convolution]:
         Rule(
             "the type is uint8: TFLite's reference kernels take int8 for uint8",
             lambda node, target: node.outputs[0].dtype == "uint8",
+            "a MEAN and a product by the number of elements",
         ),
     ],
 )

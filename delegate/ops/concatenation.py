@@ -24,7 +24,7 @@ from delegate.ops.copies import FILL, ONE, copy, place_at
 from delegate.ops.inner import PIECES, inner
 from delegate.ops.movement import FEATURES, can_be_copied, few_elements
 from delegate.ops.rearrange import ELSEWHERE, MOST_ELEMENTS, Piece, arranged, elements
-from delegate.ops.rules import computed_inputs, is_quantized_per_tensor
+from delegate.ops.rules import CBUF_REMEDY, MALFORMED, computed_inputs, is_quantized_per_tensor
 from delegate.requantize import LARGEST_ERROR, Channels, exact, per_channel, plain, run_errors
 
 MOST_INPUTS = len(PIECES) // 2  # a constant takes two tensors
@@ -243,26 +243,42 @@ def along(node: Node, target: Target) -> list[AnyLayer]:
     "CONCATENATION",
     [
         *FEATURES,
-        Rule("there is no fused activation", lambda node, target: node.params["activation"] == "NONE"),
-        Rule("there is such an axis", axis_exists),
+        Rule(
+            "there is no fused activation",
+            lambda node, target: node.params["activation"] == "NONE",
+            "put the activation behind as an operator",
+        ),
+        Rule("there is such an axis", axis_exists, MALFORMED),
         Rule(
             f"tensors have at most {MOST_ELEMENTS} elements, or the axis is that of the channels",
             lambda node, target: along_channels(node) or few_elements(node, target),
+            "concatenate along channels",
         ),
-        Rule("some input is computed; a constant is joined along channels, with one image", constants_fit),
+        Rule(
+            "some input is computed; a constant is joined along channels, with one image",
+            constants_fit,
+            "join constants along channels, or compute them beforehand",
+        ),
         Rule(
             f"there are at most {MOST_INPUTS} inputs",
             lambda node, target: len(node.inputs) <= MOST_INPUTS,
+            "concatenate in two steps",
         ),
-        Rule("inputs have the output's shape but for the axis", shapes_match),
+        Rule(
+            "inputs have the output's shape but for the axis",
+            shapes_match,
+            MALFORMED,
+        ),
         Rule(
             "pieces between two multiples of 16 channels, in all their groups, fit one kernel of 32 KiB",
             kernels_fit,
+            "pieces of multiples of 16 channels",
         ),
-        Rule(CBUF_TEXT, cbuf_fits),
+        Rule(CBUF_TEXT, cbuf_fits, CBUF_REMEDY),
         Rule(
             "scales are met within 0.45 output steps (int8 along other axes than channels: there is one quantization)",
             converters_exist,
+            "quantize all inputs alike, as the TFLite converter does",
         ),
         *can_be_copied(side_by_side),
     ],

@@ -22,13 +22,16 @@ from delegate.ops.inner import CLASSES, inner
 from delegate.ops.limits import exists, with_limits
 from delegate.ops.rules import (
     ACTIVATION,
+    CBUF_REMEDY,
     EXTENT,
     FEATURES_8_BIT,
     IMAGES,
+    MALFORMED,
     PADDING_KNOWN,
     ROOM,
     SAME_DTYPE,
     SCALES_POSITIVE,
+    SCALES_REMEDY,
     computed_inputs,
     zero_points_fit,
 )
@@ -161,12 +164,14 @@ def weights_are_quantized(node: Node, target: Target) -> bool:
 
 
 LARGEST_PARTS = len(CLASSES)  # classes of channel scales, a layer each
-CBUF_REMEDY = "fewer input channels, a narrower input or a smaller kernel"
-SCALES_REMEDY = "calibrate again: some scale is far from the others"
 CBUF_TEXT = "the input rows of one window and 32 kernels (64 channels, depthwise) fit the CBUF of 384 KiB"
 
 CONVOLUTION_RULES = [
-    Rule("input is computed; weights and bias are constants", input_and_constants),
+    Rule(
+        "input is computed; weights and bias are constants",
+        input_and_constants,
+        "store weights and bias in the model (freeze it before it is converted)",
+    ),
     FEATURES_8_BIT,
     SAME_DTYPE,
     IMAGES,
@@ -175,29 +180,67 @@ CONVOLUTION_RULES = [
     Rule(
         "weights have four dimensions, none of them 0",
         lambda node, target: len(weight_of(node).shape) == 4 and min(weight_of(node).shape) > 0,
+        MALFORMED,
     ),
-    Rule("weights have one scale, or one a channel, and one zero point", weights_are_quantized),
-    Rule("weights have the input's dtype", lambda node, target: weight_of(node).dtype == node.outputs[0].dtype),
+    Rule(
+        "weights have one scale, or one a channel, and one zero point",
+        weights_are_quantized,
+        "quantize weights symmetrically, a scale a channel or a tensor",
+    ),
+    Rule(
+        "weights have the input's dtype",
+        lambda node, target: weight_of(node).dtype == node.outputs[0].dtype,
+        "quantize weights and activations to one type",
+    ),
     SCALES_POSITIVE,
     ACTIVATION,
     PADDING_KNOWN,
-    Rule("stride is at least 1", lambda node, target: is_positive(node, ("stride",), 2**31)),
-    Rule("dilation is 1 to 32", lambda node, target: is_positive(node, ("dilation",), target.soc.largest_dilation)),
-    Rule("output extent is the one that the padding gives", output_is_computed),
-    Rule("stride is at most 7, or a product of such that leaves out at most 15 of 16 results", strides_fit),
-    Rule("kernel is at most 31 x 31", kernel_fits),
-    Rule("padding is at most 15 pixels, or memory has room for a padded input of 2047 pixels", padding_fits),
+    Rule(
+        "stride is at least 1",
+        lambda node, target: is_positive(node, ("stride",), 2**31),
+        MALFORMED,
+    ),
+    Rule(
+        "dilation is 1 to 32",
+        lambda node, target: is_positive(node, ("dilation",), target.soc.largest_dilation),
+        "a dilation of at most 32",
+    ),
+    Rule(
+        "output extent is the one that the padding gives",
+        output_is_computed,
+        "a model with fixed shapes, which TFLite has computed itself",
+    ),
+    Rule(
+        "stride is at most 7, or a product of such that leaves out at most 15 of 16 results",
+        strides_fit,
+        "a stride of at most 7, or two operators in sequence",
+    ),
+    Rule("kernel is at most 31 x 31", kernel_fits, "a smaller kernel, or two in sequence"),
+    Rule(
+        "padding is at most 15 pixels, or memory has room for a padded input of 2047 pixels",
+        padding_fits,
+        "a smaller kernel or image",
+    ),
     Rule(
         "bias is int32 with one number per output channel",
         lambda node, target: (
             bias_data(node).size == node.outputs[0].shape[3]
             and all(tensor.dtype == "int32" for tensor in node.inputs[2:] if tensor is not None)
         ),
+        MALFORMED,
     ),
-    Rule("accumulator stays within 32 bits", lambda node, target: accumulator_bound(node) < 2**31),
+    Rule(
+        "accumulator stays within 32 bits",
+        lambda node, target: accumulator_bound(node) < 2**31,
+        "fewer input channels or a smaller kernel",
+    ),
 ]
 CONVERTER_RULES = [
-    Rule("BS and the output converter can express scales", lambda node, target: exists(node, target, converter_exists)),
+    Rule(
+        "BS and the output converter can express scales",
+        lambda node, target: exists(node, target, converter_exists),
+        SCALES_REMEDY,
+    ),
 ]
 
 
@@ -362,14 +405,23 @@ def direct(node: Node, target: Target) -> list[Convolution]:
     "CONV_2D",
     [
         *CONVOLUTION_RULES,
-        Rule("input channels and kernels are multiples of the groups", lambda node, target: channels_match(node)),
+        Rule(
+            "input channels and kernels are multiples of the groups",
+            lambda node, target: channels_match(node),
+            MALFORMED,
+        ),
         *CONVERTER_RULES,
         Rule(
             "one kernel is at most 32 KiB, over the channels of as many groups as begin 32 kernels and 16 channels",
             lambda node, target: kernel_is_small(trimmed(node, target.soc), channels_of_run(node, target), target),
+            "fewer input channels or a smaller kernel",
         ),
-        Rule("weights are at most 16 MiB with those of other groups, which are 0", run_is_small),
-        Rule(CBUF_TEXT, lambda node, target: direct_fits(node, channels_of_run(node, target), target)),
+        Rule(
+            "weights are at most 16 MiB with those of other groups, which are 0",
+            run_is_small,
+            "fewer channels, or groups of a multiple of 16 channels and 32 kernels",
+        ),
+        Rule(CBUF_TEXT, lambda node, target: direct_fits(node, channels_of_run(node, target), target), CBUF_REMEDY),
     ],
 )
 def conv2d(node: Node, target: Target) -> Sequence[AnyLayer]:

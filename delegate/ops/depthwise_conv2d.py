@@ -23,6 +23,7 @@ from delegate.ops.conv2d import (
 )
 from delegate.ops.geometry import lowered, prepared, trimmed, window
 from delegate.ops.limits import with_limits
+from delegate.ops.rules import CBUF_REMEDY, MALFORMED
 
 
 def channels_match(node: Node, target: Target) -> bool:
@@ -75,10 +76,14 @@ def spread(weight: npt.NDArray[np.int8], channels: int, zero_point: int) -> npt.
     "DEPTHWISE_CONV_2D",
     [
         *CONVOLUTION_RULES,
-        Rule("weights have the input's channels times the multiplier", channels_match),
+        Rule(
+            "weights have the input's channels times the multiplier",
+            channels_match,
+            MALFORMED,
+        ),
         *CONVERTER_RULES,
-        Rule("one kernel is at most 32 KiB", kernel_is_small),
-        Rule(CBUF_TEXT, cbuf_fits),
+        Rule("one kernel is at most 32 KiB", kernel_is_small, "fewer input channels or a smaller kernel"),
+        Rule(CBUF_TEXT, cbuf_fits, CBUF_REMEDY),
     ],
 )
 def depthwise_conv2d(node: Node, target: Target) -> Sequence[AnyLayer]:

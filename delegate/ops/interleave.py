@@ -16,6 +16,7 @@ from delegate.ir import AnyLayer, Convolution, Move, Node, Pixels, Tensor, all_p
 from delegate.ops import Rule
 from delegate.ops.copies import copy, forms_of, rectangle
 from delegate.ops.inner import BLOCKS, inner
+from delegate.ops.rules import ALLOW
 
 LARGEST_SKIP = (1 << 13) - 1  # pixels that can be left out behind a row: the bits of DATA_CUBE_NOTCH_ADDR
 LARGEST_MOVES = 512  # of a node; each is a task at least
@@ -135,11 +136,13 @@ def rules_of_moves(lower: Callable[[Node, Target], Sequence[AnyLayer]]) -> list[
         Rule(
             f"the device may use: {ROW_SKIP}",
             lambda node, target: ROW_SKIP in target.forms or ROW_SKIP not in forms_of(moves_of(lower(node, target))),
+            ALLOW,
         ),
         Rule(
             f"no row is read in part, or the device may use: {PART_OF_ROW}",
             lambda node, target: (
                 PART_OF_ROW in target.forms or PART_OF_ROW not in forms_of(moves_of(lower(node, target)))
             ),
+            ALLOW,
         ),
     ]

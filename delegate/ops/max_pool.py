@@ -179,13 +179,18 @@ def clamped_by_bs(node: Node, target: Target) -> list[AnyLayer]:
 
 
 LATER_RULES = [
-    Rule("output shape is the one that the windows give", output_is_computed),
+    Rule(
+        "output shape is the one that the windows give",
+        output_is_computed,
+        "a model with fixed shapes, which TFLite has computed itself",
+    ),
     ROOM,
     Rule(
         "a stride is at most 7 or a product of such, or, where the kernel hears of the pooling unit, at most 16",
         strides_exist,
+        "a smaller stride",
     ),
-    Rule("rows of the padded tensor fit the CBUF and the chip's 2047 pixels", cbuf_fits),
+    Rule("rows of the padded tensor fit the CBUF and the chip's 2047 pixels", cbuf_fits, "a narrower input"),
 ]
 
 
@@ -209,7 +214,11 @@ REDUCTION_RULES = [
     *ONE_FEATURE_RULES,
     INPUT_IMAGES,
     SAME_QUANTIZATION,
-    Rule("the axes are constants and height or width or both", axes_are_rows_or_columns),
+    Rule(
+        "the axes are constants and height or width or both",
+        axes_are_rows_or_columns,
+        "reduce over height or width, as a constant says",
+    ),
     *LATER_RULES,
 ]
 

@@ -30,7 +30,7 @@ from delegate.ops.operands import (
     point,
     stored,
 )
-from delegate.ops.rules import ACTIVATION, possible
+from delegate.ops.rules import ACTIVATION, ALLOW, possible
 from delegate.requantize import LARGEST_ERROR
 from delegate.sums import ExactProduct, exact_product
 
@@ -85,11 +85,27 @@ def form_is_allowed(node: Node, target: Target) -> bool:
         *RULES,
         ACTIVATION,
         on_cubes(
-            Rule(f"one factor is a constant, for all pixels, or the device may use: {FLYING_SCALE}", form_is_allowed)
+            Rule(
+                f"one factor is a constant, for all pixels, or the device may use: {FLYING_SCALE}",
+                form_is_allowed,
+                f"{ALLOW}, or have one factor constant",
+            )
         ),
-        on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed)),
-        on_cubes(Rule(CONSTANT_TEXT, lambda node, target: by_constant(node) or constants_fit(node, target))),
-        on_cubes(Rule("the scales are met within 0.45 output steps", factors_exist)),
+        on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed, ALLOW)),
+        on_cubes(
+            Rule(
+                CONSTANT_TEXT,
+                lambda node, target: by_constant(node) or constants_fit(node, target),
+                f"{ALLOW}, or have constants that are one number a channel",
+            )
+        ),
+        on_cubes(
+            Rule(
+                "the scales are met within 0.45 output steps",
+                factors_exist,
+                "calibrate both operands together, so that their scales are nearer to each other",
+            )
+        ),
     ],
 )
 def mul(node: Node, target: Target) -> Sequence[AnyLayer | View]:

@@ -21,7 +21,7 @@ from delegate.ops.movement import FEATURES, ONE_QUANTIZATION, feature, few_eleme
 from delegate.ops.parts import Sides, padded, shares
 from delegate.ops.rearrange import MOST_ELEMENTS, MOST_WEIGHT_BYTES, Piece, elements, rearrange
 from delegate.ops.rectangles import MOST_PARTS
-from delegate.ops.rules import is_quantized_per_tensor, possible
+from delegate.ops.rules import MALFORMED, is_quantized_per_tensor, possible
 
 MOST_PASSES = 4  # each goes over the whole image
 
@@ -124,17 +124,29 @@ def lower(node: Node, target: Target) -> list[View | Convolution]:
 RULES = [
     *FEATURES,
     ONE_QUANTIZATION,
-    Rule("the output has the shape that the paddings give, none of them negative", shapes_follow),
-    Rule("the value is one number of the output's type", value_is_quantized_alike),
+    Rule(
+        "the output has the shape that the paddings give, none of them negative",
+        shapes_follow,
+        MALFORMED,
+    ),
+    Rule(
+        "the value is one number of the output's type",
+        value_is_quantized_alike,
+        "a value with the output's type, scale and zero point",
+    ),
     Rule(
         f"tensors have at most {MOST_ELEMENTS} elements if other axes than rows and columns are padded",
         lambda node, target: images_alone(node) or few_elements(node, target),
+        "pad rows and columns alone",
     ),
-    Rule(f"rows and columns are padded by at most {15 * MOST_PASSES} pixels each", few_passes),
-    Rule("the rows of one window fit the CBUF of 384 KiB", windows_fit),
+    Rule(
+        f"rows and columns are padded by at most {15 * MOST_PASSES} pixels each", few_passes, "two paddings in sequence"
+    ),
+    Rule("the rows of one window fit the CBUF of 384 KiB", windows_fit, "a narrower image or a smaller padding"),
     Rule(
         f"other axes are padded by at most {MOST_PARTS} tasks with kernels of at most {MOST_WEIGHT_BYTES >> 20} MiB",
         possible(lower),
+        "pad rows and columns alone",
     ),
 ]
 

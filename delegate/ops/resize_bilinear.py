@@ -317,6 +317,7 @@ RATIO_REMEDY = "a ratio of the sizes that is a power of two, or with align_corne
         Rule(
             "not both of align_corners and half_pixel_centers are set",
             lambda node, target: not (node.params["align_corners"] and node.params["half_pixel_centers"]),
+            "set one of them alone",
         ),
         Rule(f"lines that are interpolated by themselves are at most {LARGEST_MOVES}", lines_fit, RATIO_REMEDY),
         Rule(

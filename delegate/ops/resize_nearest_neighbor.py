@@ -18,7 +18,7 @@ from delegate.ops import Rule, lowers
 from delegate.ops.copies import copy
 from delegate.ops.inner import RESIZED, inner
 from delegate.ops.interleave import Side, rules_of_moves
-from delegate.ops.rules import EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE
+from delegate.ops.rules import EXTENT, FEATURES_8_BIT, IMAGES, MALFORMED, SAME_DTYPE
 
 WIDENED = RESIZED[0]  # between the copies of columns and those of rows
 
@@ -136,12 +136,16 @@ def channels_stay(node: Node, target: Target) -> bool:
 
 RESIZE_RULES = [
     Rule("the output's size is a constant", sizes_are_constant, "a model with fixed shapes"),
-    Rule("the input is computed", lambda node, target: node.inputs[0] is not None and node.inputs[0].data is None),
+    Rule(
+        "the input is computed",
+        lambda node, target: node.inputs[0] is not None and node.inputs[0].data is None,
+        "compute it beforehand",
+    ),
     FEATURES_8_BIT,
     SAME_DTYPE,
     IMAGES,
     EXTENT,
-    Rule("channels stay", channels_stay),
+    Rule("channels stay", channels_stay, MALFORMED),
 ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import (
     CBUF_TEXT,
     LARGEST_PARTS,
-    SCALES_REMEDY,
     bias_data,
     channels_of,
     group_of,
@@ -44,7 +44,18 @@ from delegate.ops.interleave import (
     unit_of,
 )
 from delegate.ops.limits import with_limits
-from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE, SCALES_POSITIVE, possible
+from delegate.ops.rules import (
+    ACTIVATION,
+    EXTENT,
+    FEATURES_8_BIT,
+    IMAGES,
+    MALFORMED,
+    SAME_DTYPE,
+    SCALES_POSITIVE,
+    SCALES_REMEDY,
+    asked_of,
+    possible,
+)
 from delegate.requantize import Channels, scale_classes
 
 LARGEST_STRIDE = 16  # pixels; not the chip's, for it never strides: beyond it tasks become many and small
@@ -232,21 +243,36 @@ def transposed(node: Node, target: Target) -> list[Convolution]:
     return [*result, *put_columns(node, blocks, output, columns, unit)]
 
 
-def asked_as_convolution(rule: Rule) -> Rule:
-    holds = rule.holds
-    return Rule(rule.text, lambda node, target: holds(as_convolution(node), target), rule.remedy)
-
-
 RULES = [
-    Rule("input is computed; weights and bias are constants", input_and_constants),
+    Rule(
+        "input is computed; weights and bias are constants",
+        input_and_constants,
+        "store weights and bias in the model (freeze it before it is converted)",
+    ),
     FEATURES_8_BIT,
     SAME_DTYPE,
     IMAGES,
     EXTENT,
-    Rule("weights have one scale, or one a channel, and one zero point", weights_are_quantized),
-    Rule("weights have four dimensions", lambda node, target: len(weight_of(node).shape) == 4),
-    Rule("weights have the input's dtype", lambda node, target: weight_of(node).dtype == node.outputs[0].dtype),
-    Rule("input and weights have the same channels", channels_agree),
+    Rule(
+        "weights have one scale, or one a channel, and one zero point",
+        weights_are_quantized,
+        "quantize weights symmetrically, a scale a channel or a tensor",
+    ),
+    Rule(
+        "weights have four dimensions",
+        lambda node, target: len(weight_of(node).shape) == 4,
+        MALFORMED,
+    ),
+    Rule(
+        "weights have the input's dtype",
+        lambda node, target: weight_of(node).dtype == node.outputs[0].dtype,
+        "quantize weights and activations to one type",
+    ),
+    Rule(
+        "input and weights have the same channels",
+        channels_agree,
+        MALFORMED,
+    ),
     SCALES_POSITIVE,
     ACTIVATION,
     Rule(
@@ -268,6 +294,7 @@ RULES = [
     Rule(
         "bias has one number per output channel",
         lambda node, target: bias_data(node).size == node.outputs[0].shape[3] == weight_of(node).shape[0],
+        MALFORMED,
     ),
     Rule("accumulator stays within 32 bits", accumulators_fit, "fewer input channels"),
     Rule("one kernel of the taps that meet is at most 32 KiB", kernel_is_small, "fewer input channels"),
@@ -282,7 +309,7 @@ RULES = [
     "TRANSPOSE_CONV",
     [
         Rule("the output's shape is a constant", shape_is_constant, "a model with fixed shapes"),
-        *map(asked_as_convolution, RULES),
+        *map(partial(asked_of, as_convolution), RULES),
     ],
 )
 def transpose_conv(node: Node, target: Target) -> list[AnyLayer]:
