@@ -13,6 +13,7 @@ altogether, so that integers are within 1.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,20 +24,21 @@ from delegate.ir import AnyLayer, Convolution, Move, Node, Pixels, Requantize, T
 from delegate.ops import Lowering, Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT
 from delegate.ops.copies import copy, forms_of
-from delegate.ops.geometry import same_padding
 from delegate.ops.inner import AVERAGED, DENSE, UNLIMITED, inner
 from delegate.ops.limits import with_limits
-from delegate.ops.parts import Shape, factors, holds, into, layer_fits, limited, reduced_axes, thinned
+from delegate.ops.parts import factors, into, layer_fits, limited, reduced_axes, thinned
 from delegate.ops.rules import (
     ALLOW,
     CBUF_REMEDY,
     INPUT_IMAGES,
+    NODES_AT_A_TIME,
     ONE_FEATURE_RULES,
     ROOM,
     SCALES_REMEDY,
     WINDOW_RULES,
     possible,
 )
+from delegate.ops.windows import Windows, output_is_computed, windows_of
 from delegate.requantize import clamped, quotient
 
 MOST_RECTANGLES = 64  # of outputs with as many pixels inside, each a task
@@ -50,38 +52,6 @@ class Span:
     outputs: range
     first: int  # pixel of the first window
     taps: int
-
-
-@dataclass(frozen=True)
-class Windows:
-    """What is averaged, and the results' four dimensions; a stride between windows of which there is one is 1."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    before: tuple[int, int]  # pixels of padding: top, left
-    shape: Shape
-    channels: bool  # whether they are averaged too
-
-
-def windows_of(node: Node) -> Windows:
-    """The windows of a node whose output's shape follows from them."""
-    feature = node.inputs[0]
-    assert feature is not None
-    images, *sizes, channels = feature.shape
-    if node.op != "AVERAGE_POOL_2D":
-        axes = reduced_axes(node) or ()
-        kernel = tuple(size if axis in axes else 1 for axis, size in enumerate(sizes, 1))
-        extents = [1 if axis in axes else size for axis, size in enumerate(sizes, 1)]
-        shape = (images, *extents, 1 if 3 in axes else channels)
-        return Windows((kernel[0], kernel[1]), (1, 1), (0, 0), shape, 3 in axes)
-    kernel, stride = node.params["filter"], node.params["stride"]
-    sides = [(0, 0), (0, 0)]
-    if node.params["padding"] == "SAME":
-        sides = [same_padding(*axis) for axis in zip(sizes, kernel, stride, strict=True)]
-    axes_of = zip(sizes, sides, kernel, stride, strict=True)
-    extents = [(size + sum(side) - taps) // step + 1 for size, side, taps, step in axes_of]
-    steps = [step if extent > 1 else 1 for step, extent in zip(stride, extents, strict=True)]
-    return Windows(kernel, (steps[0], steps[1]), (sides[0][0], sides[1][0]), (images, *extents, channels), False)
 
 
 def spans(size: int, kernel: int, stride: int, before: int, extent: int) -> list[Span]:
@@ -222,6 +192,7 @@ def averaged(
     return layers
 
 
+@lru_cache(maxsize=NODES_AT_A_TIME)
 def limited_average(node: Node, target: Target) -> list[AnyLayer]:
     """The layers of a node, its activation included; raises CompileError where there are none."""
     return with_limits(node, target, clamped_by_bs)
@@ -249,7 +220,7 @@ def unclamped(node: Node, output: Tensor, activation: str, target: Target) -> li
         seen = [(n - 1) * s + k for n, s, k in zip((rows, columns), windows.stride, windows.kernel, strict=True)]
         shape = (images, seen[0] // first_y, seen[1] // first_x, channels)
         part = replace(inner(output, AVERAGED, shape), quant=feature.quant)
-        firsts = Windows((first_y, first_x), (first_y, first_x), (0, 0), shape, False)
+        firsts = Windows((first_y, first_x), (first_y, first_x), (0, 0, 0, 0), shape)
         layers += averaged(node, feature, part, firsts, "NONE", target)
         feature = part
         stride = (max(windows.stride[0] // first_y, 1), max(windows.stride[1] // first_x, 1))
@@ -265,11 +236,6 @@ def unclamped(node: Node, output: Tensor, activation: str, target: Target) -> li
     dense = replace(windows, stride=(steps[0][0], steps[1][0]), shape=shape)
     layers += averaged(node, feature, part, dense, activation, target)
     return [*layers, *thinned(node, part, output, windows.shape, left, soc)]
-
-
-def output_is_computed(node: Node, target: Target) -> bool:
-    shape = windows_of(node).shape
-    return min(shape) >= 1 and holds(node.outputs[0], shape)
 
 
 def few_rectangles(node: Node, target: Target) -> bool:
@@ -367,6 +333,7 @@ def average_pool(node: Node, target: Target) -> list[AnyLayer]:
     return limited_average(node, target)
 
 
+@lru_cache(maxsize=NODES_AT_A_TIME)
 def reduced(node: Node, target: Target) -> list[Convolution]:
     """The layers of a node that has no activation; raises CompileError where there are none."""
     return unclamped(node, node.outputs[0], "NONE", target)

@@ -14,6 +14,7 @@ from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import NORM_SHIFT, Target
 from delegate.ir import AnyLayer, Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, geometry, lowers
+from delegate.ops.copies import selection
 from delegate.ops.geometry import lowered, padding_pixels, prepared, trimmed
 from delegate.ops.geometry import same_padding as same_padding
 from delegate.ops.geometry import window as window
@@ -32,44 +33,17 @@ from delegate.ops.rules import (
     SAME_DTYPE,
     SCALES_POSITIVE,
     SCALES_REMEDY,
-    computed_inputs,
-    zero_points_fit,
+)
+from delegate.ops.weights import (
+    accumulator_bound,
+    bias_data,
+    input_and_constants,
+    is_depthwise,
+    weight_data,
+    weight_of,
+    weights_are_quantized,
 )
 from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
-
-
-def is_depthwise(node: Node) -> bool:
-    """Whether each channel has a kernel of its own; a product by a constant is lowered as such a node."""
-    return node.op in ("DEPTHWISE_CONV_2D", "MUL")
-
-
-def weight_of(node: Node) -> Tensor:
-    """The weight tensor; rules that run first make sure that it is there."""
-    tensor = node.inputs[1]
-    assert tensor is not None
-    return tensor
-
-
-def weight_data(node: Node) -> npt.NDArray[np.int8]:
-    """The weights in the NPU's domain."""
-    data = weight_of(node).data
-    assert data is not None
-    return quantize.to_int8(data)
-
-
-def bias_data(node: Node) -> npt.NDArray[np.int64]:
-    """int64 (output channels); zero where the node has no bias."""
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is None or bias.data is None:
-        return np.zeros(node.outputs[0].shape[3], np.int64)
-    return bias.data.astype(np.int64).reshape(-1)
-
-
-def accumulator_bound(node: Node) -> int:
-    """A bound of |accumulator| over all inputs and weights, from the sizes alone."""
-    _, height, width, channels = weight_of(node).shape
-    taps = height * width * (1 if is_depthwise(node) else channels)
-    return taps * 255 * 255 + int(np.abs(bias_data(node)).max(initial=0))
 
 
 def channels_of(node: Node) -> Channels:
@@ -84,13 +58,6 @@ def channels_of(node: Node) -> Channels:
     input_point = quantize.zero_point(feature.quant, feature.dtype)
     bias = quantize.effective_bias(bias_data(node), data, point, input_point, depthwise)
     return Channels(channel_factors(node), bias, reach.astype(np.float64))
-
-
-def input_and_constants(node: Node, target: Target) -> bool:
-    """The first input alone is computed."""
-    if len(node.inputs) not in (2, 3) or len(node.outputs) != 1 or node.inputs[0] is None or node.inputs[1] is None:
-        return False
-    return computed_inputs(node) == [node.inputs[0]]
 
 
 def is_positive(node: Node, names: tuple[str, ...], most: int) -> bool:
@@ -149,18 +116,6 @@ def runs_of(node: Node, target: Target) -> list[Run]:
         return [Run(node, 0, 0)]
     one_class = len(classes_of(node, channels_of(node), target)) == 1
     return list(runs(node, one_class, target.soc))
-
-
-def weights_are_quantized(node: Node, target: Target) -> bool:
-    """One scale, or one a channel of the output; one zero point."""
-    weight = weight_of(node)
-    if weight.dtype not in ("int8", "uint8") or weight.quant is None or not zero_points_fit(weight):
-        return False
-    axis = 3 if is_depthwise(node) else 0
-    channels = weight.shape[axis] if len(weight.shape) == 4 else 0
-    per_channel = weight.quant.scale.size == channels and weight.quant.axis == axis
-    one_zero_point = bool((weight.quant.zero_point == weight.quant.zero_point[0]).all())
-    return (weight.quant.scale.size == 1 or per_channel) and one_zero_point
 
 
 LARGEST_PARTS = len(CLASSES)  # classes of channel scales, a layer each
@@ -358,29 +313,6 @@ def one_convolution(
         dilation=node.params["dilation"],
         requantize=runs,
         accumulator_scale=float(feature.quant.scale[0]) * float(quant.scale[0]) if quant.scale.size == 1 else None,
-    )
-
-
-def selection(node: Node, parts: list[Tensor], classes: list[npt.NDArray[np.bool_]]) -> Convolution:
-    """A 1x1 convolution that takes each channel from one of several tensors: 64 * (q - zero point) / 2**6, exact."""
-    output = node.outputs[0]
-    assert output.quant is not None
-    channels, one, offset = output.shape[3], 1 << 6, quantize.zero_point(output.quant, output.dtype)
-    blocks = [np.diag(np.where(used, one, 0).astype(np.int8)) for used in classes]
-    return Convolution(
-        node=node.index,
-        operator=node.op,
-        inputs=tuple(parts),
-        output=output,
-        weight=np.concatenate(blocks, axis=1).reshape(channels, 1, 1, -1),
-        weight_zero_point=0,
-        bias=np.full(channels, -one * offset, np.int32),
-        input_zero_point=0,
-        stride=(1, 1),
-        padding=(0, 0, 0, 0),
-        depthwise=False,
-        requantize=(plain(1 / one, channels, offset),),
-        accumulator_scale=float(output.quant.scale[0]) / one,
     )
 
 

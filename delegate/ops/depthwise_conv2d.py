@@ -12,18 +12,11 @@ from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Convolution, Node
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import (
-    CBUF_TEXT,
-    CONVERTER_RULES,
-    CONVOLUTION_RULES,
-    convolution,
-    direct_fits,
-    weight_data,
-    weight_of,
-)
+from delegate.ops.conv2d import CBUF_TEXT, CONVERTER_RULES, CONVOLUTION_RULES, convolution, direct_fits
 from delegate.ops.geometry import lowered, prepared, trimmed, window
 from delegate.ops.limits import with_limits
 from delegate.ops.rules import CBUF_REMEDY, MALFORMED
+from delegate.ops.weights import weight_data, weight_of
 
 
 def channels_match(node: Node, target: Target) -> bool:

@@ -7,7 +7,6 @@ grow to twice their size with each pass, along the rows first; what is wanted of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from delegate import quantize
@@ -15,15 +14,11 @@ from delegate.hw.layout import fits_cbuf
 from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Requantize, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.geometry import same_padding
 from delegate.ops.inner import GROWN, UNLIMITED, inner
 from delegate.ops.limits import activation_limits, is_limited, with_limits
 from delegate.ops.parts import (
-    Shape,
-    Sides,
     cropped,
     factors,
-    holds,
     limited,
     padded,
     padding_fits,
@@ -32,45 +27,11 @@ from delegate.ops.parts import (
     turns,
 )
 from delegate.ops.rules import INPUT_IMAGES, ONE_FEATURE_RULES, ROOM, SAME_QUANTIZATION, WINDOW_RULES, possible
+from delegate.ops.windows import Windows, output_is_computed, windows_of
 
 LARGEST_WINDOW = 16  # of the pooling unit, its strides too (S-135)
 LARGEST_PADDING = 7  # S-135; not beside a window of 16 (S-176)
 LARGEST_COLUMNS = 128  # of the output; RK3576 is wrong beyond, RK3588 unknown (S-232)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Which pixels give an output, and the results' dimensions; a stride between windows of which there is one is 1."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: Sides
-    shape: Shape
-
-
-def windows_of(node: Node) -> Windows:
-    """The windows of a node whose output's shape follows from them."""
-    feature = node.inputs[0]
-    assert feature is not None
-    images, *sizes, channels = feature.shape
-    if node.op == "MAX_POOL_2D":
-        kernel, stride = node.params["filter"], node.params["stride"]
-        sides = [
-            same_padding(size, taps, step) if node.params["padding"] == "SAME" else (0, 0)
-            for size, taps, step in zip(sizes, kernel, stride, strict=True)
-        ]
-    else:
-        axes = reduced_axes(node) or ()
-        kernel, stride = tuple(size if axis in axes else 1 for axis, size in enumerate(sizes, 1)), (1, 1)
-        sides = [(0, 0), (0, 0)]
-    extents = [
-        (size + sum(side) - taps) // step + 1
-        for size, side, taps, step in zip(sizes, sides, kernel, stride, strict=True)
-    ]
-    steps = [step if extent > 1 else 1 for step, extent in zip(stride, extents, strict=True)]
-    return Windows(
-        (kernel[0], kernel[1]), (steps[0], steps[1]), (*sides[0], *sides[1]), (images, extents[0], extents[1], channels)
-    )
 
 
 def by_pooling_unit(node: Node, target: Target) -> bool:
@@ -86,11 +47,6 @@ def by_pooling_unit(node: Node, target: Target) -> bool:
         and windows.shape[2] <= LARGEST_COLUMNS
         and node.outputs[0].shape == windows.shape
     )
-
-
-def output_is_computed(node: Node, target: Target) -> bool:
-    shape = windows_of(node).shape
-    return min(shape) >= 1 and holds(node.outputs[0], shape)
 
 
 def strides_exist(node: Node, target: Target) -> bool:

@@ -12,7 +12,7 @@ from delegate.errors import CompileError
 from delegate.hw.soc import FLYING_SCALE, Target
 from delegate.ir import AnyLayer, Convolution, Elementwise, Node, View
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import converter_exists, convolution, weight_data
+from delegate.ops.conv2d import converter_exists, convolution
 from delegate.ops.limits import exists, limits, unlimited, with_limits
 from delegate.ops.operands import (
     CHANNEL_OPERAND_TEXT,
@@ -31,6 +31,7 @@ from delegate.ops.operands import (
     stored,
 )
 from delegate.ops.rules import ACTIVATION, ALLOW, possible
+from delegate.ops.weights import weight_data
 from delegate.requantize import LARGEST_ERROR
 from delegate.sums import ExactProduct, exact_product
 

@@ -41,6 +41,7 @@ from delegate.ops.interpolation import (
     whole_weights,
 )
 from delegate.ops.resize_nearest_neighbor import RESIZE_RULES, gathered, is_identity
+from delegate.ops.rules import NODES_AT_A_TIME
 from delegate.requantize import quotient
 
 GATHERED, COLUMNS_DONE, BORDERED, BORDERED_AGAIN = RESIZED[1:]  # numbers of inner tensors
@@ -277,6 +278,7 @@ def line_layers(node: Node, source: Tensor, output: Tensor, lines: Lines, target
     return layers
 
 
+@lru_cache(maxsize=NODES_AT_A_TIME)
 def layers(node: Node, target: Target) -> list[Convolution]:
     """The layers of a node."""
     plan = plan_of(node, target)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from delegate.ops import Rule, lowers
 from delegate.ops.copies import copy
 from delegate.ops.inner import RESIZED, inner
 from delegate.ops.interleave import Side, rules_of_moves
-from delegate.ops.rules import EXTENT, FEATURES_8_BIT, IMAGES, MALFORMED, SAME_DTYPE
+from delegate.ops.rules import EXTENT, FEATURES_8_BIT, IMAGES, MALFORMED, NODES_AT_A_TIME, SAME_DTYPE
 
 WIDENED = RESIZED[0]  # between the copies of columns and those of rows
 
@@ -149,6 +150,7 @@ RESIZE_RULES = [
 ]
 
 
+@lru_cache(maxsize=NODES_AT_A_TIME)
 def layers(node: Node, target: Target) -> list[Convolution]:
     """The layers of a node."""
     feature, output = node.inputs[0], node.outputs[0]

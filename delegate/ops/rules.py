@@ -14,6 +14,7 @@ from delegate.ops import Rule
 from delegate.quantize import ACTIVATION_RANGES
 
 ACTIVATIONS = tuple(ACTIVATION_RANGES)
+NODES_AT_A_TIME = 8  # whose layers are kept, for rules and lowering ask for them one after the other
 ALLOW = "allow unproven register programs (option unproven=always), or run the device's known-answer probes"
 MALFORMED = "convert the model again: as it is, TFLite itself would not run it"
 CBUF_REMEDY = "fewer input channels, a narrower input or a smaller kernel"

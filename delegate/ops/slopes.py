@@ -15,7 +15,7 @@ from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Node, Quant, Tensor, as_cube
 from delegate.ops.borrowed import fits, lowered
-from delegate.ops.conv2d import selection
+from delegate.ops.copies import selection
 from delegate.ops.inner import SLOPES, inner
 from delegate.ops.limits import extreme
 

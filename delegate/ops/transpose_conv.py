@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -19,20 +19,8 @@ from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Convolution, Node, Quant, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import (
-    CBUF_TEXT,
-    LARGEST_PARTS,
-    bias_data,
-    channels_of,
-    group_of,
-    input_and_constants,
-    one_convolution,
-    same_padding,
-    selection,
-    weight_data,
-    weight_of,
-    weights_are_quantized,
-)
+from delegate.ops.conv2d import CBUF_TEXT, LARGEST_PARTS, channels_of, group_of, one_convolution, same_padding
+from delegate.ops.copies import selection
 from delegate.ops.inner import CLASSES, inner
 from delegate.ops.interleave import (
     Side,
@@ -50,12 +38,14 @@ from delegate.ops.rules import (
     FEATURES_8_BIT,
     IMAGES,
     MALFORMED,
+    NODES_AT_A_TIME,
     SAME_DTYPE,
     SCALES_POSITIVE,
     SCALES_REMEDY,
     asked_of,
     possible,
 )
+from delegate.ops.weights import bias_data, input_and_constants, weight_data, weight_of, weights_are_quantized
 from delegate.requantize import Channels, scale_classes
 
 LARGEST_STRIDE = 16  # pixels; not the chip's, for it never strides: beyond it tasks become many and small
@@ -81,6 +71,7 @@ class Taps(Side):
         return range(min(pixels), max(pixels) + 1)
 
 
+@lru_cache(maxsize=NODES_AT_A_TIME)
 def as_convolution(node: Node) -> Node:
     """The node with the inputs of a convolution: feature, weight, bias."""
     _, weight, feature, *bias = node.inputs
@@ -203,6 +194,7 @@ def shape_is_constant(node: Node, target: Target) -> bool:
     return len(node.inputs) >= 3 and node.inputs[0] is not None and node.inputs[0].data is not None
 
 
+@lru_cache(maxsize=NODES_AT_A_TIME)
 def layers(node: Node, target: Target) -> list[AnyLayer]:
     """The layers of a node with the inputs of a convolution, its activation included; raises CompileError."""
     return with_limits(node, target, transposed)
