@@ -92,9 +92,8 @@ def check_shared_refusals(kind: str) -> None:
     narrower = resize(kind, (1, 8, 6, 16), (8, 3))
     assert PART_OF_ROW in refusal(narrower, Target(PROVEN.soc, frozenset({ROW_SKIP})))
     assert "size is a constant" in refusal(replace(node, inputs=(source, replace(sizes, data=None))))
-    assert "input is computed" in refusal(
-        replace(node, inputs=(replace(source, data=np.zeros(source.shape, source.dtype)), sizes))
-    )
+    constant = replace(source, data=np.zeros(source.shape, source.dtype))
+    assert "input is computed" in refusal(replace(node, inputs=(constant, sizes)))
     assert "int8 or uint8" in refusal(replace(node, inputs=(replace(source, dtype="float32"), sizes)))
     assert "int8 or uint8" in refusal(replace(node, outputs=(replace(output, quant=None),)))
     assert "one dtype" in refusal(replace(node, outputs=(replace(output, dtype="uint8"),)))

@@ -7,15 +7,15 @@ grow to twice their size with each pass, along the rows first; what is wanted of
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
 
 from delegate import quantize
 from delegate.hw.layout import fits_cbuf
 from delegate.hw.soc import Target
-from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Requantize, Tensor
+from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Tensor
 from delegate.ops import Rule, lowers
 from delegate.ops.inner import GROWN, UNLIMITED, inner
-from delegate.ops.limits import activation_limits, is_limited, with_limits
+from delegate.ops.limits import Extreme, activation_limits, extreme, is_limited, with_limits
 from delegate.ops.parts import (
     cropped,
     factors,
@@ -84,23 +84,12 @@ def grown(node: Node, feature: Tensor, windows: Windows) -> list[Elementwise]:
     Elsewhere it is of pixels of the next row, or behind the image, and nobody looks at it. A pass compares the tensor
     with itself, ``operand_first`` pixels further on.
     """
-    operation: Literal["max", "min"] = "min" if node.op == "REDUCE_MIN" else "max"
+    operation: Extreme = "min" if node.op == "REDUCE_MIN" else "max"
     width = feature.shape[2]
     layers: list[Elementwise] = []
     for shift in [*(rows * width for rows in growth(windows.kernel[0])), *growth(windows.kernel[1])]:
         part = inner(node.outputs[0], GROWN[len(layers)], feature.shape)
-        layers.append(
-            Elementwise(
-                node=node.index,
-                operator=node.op,
-                main=feature,
-                output=part,
-                requantize=Requantize(range(feature.shape[3]), multiplier=1, shift=0, offset=0),
-                operation=operation,
-                operand=feature,
-                operand_first=shift,
-            )
-        )
+        layers.append(replace(extreme(node, feature, feature, operation, part), operand_first=shift))
         feature = part
     return layers
 

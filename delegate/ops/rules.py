@@ -159,25 +159,25 @@ IMAGES = Rule(
     lambda node, target: are_images(node),
     "reshape to images of one batch before",
 )
+
+
+def within_extents(shape: tuple[int, ...], target: Target) -> bool:
+    """Whether the registers hold the sizes of images of that shape."""
+    _, height, width, channels = shape
+    soc = target.soc
+    return height <= soc.largest_height and width <= soc.largest_width and channels <= soc.largest_channels
+
+
 EXTENT = Rule(
     "height and width are within the chip's 2047 pixels and channels within 8192",
-    lambda node, target: all(
-        t.shape[1] <= target.soc.largest_height
-        and t.shape[2] <= target.soc.largest_width
-        and t.shape[3] <= target.soc.largest_channels
-        for t in feature_tensors(node)
-    ),
+    lambda node, target: all(within_extents(tensor.shape, target) for tensor in feature_tensors(node)),
     "cut the image into tiles, or make it smaller",
 )
 INPUT_IMAGES = Rule(
     "the input has four dimensions, none of them 0, height and width of at most 2047 and at most 8192 channels",
     lambda node, target: all(
-        len(t.shape) == 4
-        and min(t.shape) > 0
-        and t.shape[1] <= target.soc.largest_height
-        and t.shape[2] <= target.soc.largest_width
-        and t.shape[3] <= target.soc.largest_channels
-        for t in computed_inputs(node)
+        len(tensor.shape) == 4 and min(tensor.shape) > 0 and within_extents(tensor.shape, target)
+        for tensor in computed_inputs(node)
     ),
     "reshape to images within the chip's extents before",
 )
@@ -185,12 +185,11 @@ INPUT_IMAGES = Rule(
 
 def keeps_its_shape(node: Node, target: Target) -> bool:
     """Input and output have one shape that can be seen as images or rows, within the chip's extents."""
-    source, soc = node.inputs[0], target.soc
+    source = node.inputs[0]
     assert source is not None
     if len(source.shape) not in (1, 2, 3, 4) or min(source.shape) < 1 or source.shape != node.outputs[0].shape:
         return False
-    _, height, width, channels = as_cube(source).shape
-    return height <= soc.largest_height and width <= soc.largest_width and channels <= soc.largest_channels
+    return within_extents(as_cube(source).shape, target)
 
 
 ONE_INPUT = Rule(
