@@ -214,7 +214,8 @@ class Elementwise:
     main_multiplier: int = 1  # signed 16 bits
     main_shift: int = 0
     operation: Literal["max", "min", "add", "subtract", "multiply"] | None = None
-    operand: Tensor | None = None  # of main's shape, or (1, 1, 1, channels) for all pixels; may be a constant
+    # Of main's shape, or (1, 1, 1, channels) for all pixels; may be a constant, and then of some rows that repeat.
+    operand: Tensor | None = None
     operand_first: int = 0  # pixel of the operand that meets main's first; behind its last lies what nobody looks at
     operand_offset: int = 0
     operand_multiplier: int = 1  # signed 16 bits
@@ -229,6 +230,11 @@ class Elementwise:
     def per_channel(self) -> bool:
         """Whether the operand is one number a channel, for all of several pixels."""
         return self.operand is not None and self.operand.shape[1:3] == (1, 1) != self.output.shape[1:3]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the operand is a constant of fewer rows, which meet the first rows, the next ones, and so on."""
+        return self.operand is not None and not self.per_channel and self.operand.shape[1] < self.output.shape[1]
 
     @property
     def scales_main(self) -> bool:
@@ -308,7 +314,7 @@ class ConvTile:
 
 @dataclass(frozen=True, eq=False)
 class FlyingTile:
-    """One image of an Elementwise layer: one task. All sizes are true sizes."""
+    """Some rows of an image of an Elementwise layer: one task. All sizes are true sizes."""
 
     layer: Elementwise
     rows: int

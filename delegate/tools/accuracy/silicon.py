@@ -229,7 +229,8 @@ def operated(layer: Elementwise, values: Ints, memory: Memory) -> Ints:
         operand = np.roll(memory.read(layer.operand), -layer.operand_first, axis=1)
     else:
         images, height, width, channels = cube_shape(layer.operand)
-        operand = to_domain(layer.operand.data).reshape(images, height * width, channels)
+        rows = to_domain(layer.operand.data).reshape(images, height * width, channels)
+        operand = rows if height * width == 1 else np.resize(rows, (images, values.shape[1], channels))
     operand = saturate((operand + layer.operand_offset) * layer.operand_multiplier, 32)
     if layer.operation == "max":
         return np.maximum(values, operand)
