@@ -286,6 +286,7 @@ def behind_bs(run: Requantize, value: int) -> int:
     """What BN and OUT_CVT make of a value of BS, not saturated."""
     if run.norm_multiplier is not None:
         value = round_shift(value * run.norm_multiplier, run.norm_shift)
+    value += run.norm_addend
     product = value * run.multiplier
     if not run.half_away:
         return round_shift(product, run.shift) + run.offset
@@ -297,7 +298,8 @@ def clamped(run: Requantize, low: int, high: int) -> Requantize:
     """The run with its output limited to [low, high], by clamps behind the multiplier of BS.
 
     The converter saturates at -128 and 127 by itself. Any other low end must be the zero point, where BS gives 0; a
-    high end becomes the largest value of BS that gives it. Raises CompileError for a range that these cannot express.
+    high end becomes the largest value of BS that gives it, which gains forbid: it would be another in each channel.
+    Raises CompileError for a range that these cannot express.
     """
     if low > INT8_LOW and low != run.offset:
         raise CompileError(f"clamp at {low} is neither -128 nor the output's zero point {run.offset}")

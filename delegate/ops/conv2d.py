@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from delegate import quantize
 from delegate.errors import CompileError
+from delegate.gains import with_gains
 from delegate.hw.layout import align, fits_cbuf
-from delegate.hw.soc import BS_CLAMP, NORM_SHIFT, Target
+from delegate.hw.soc import BS_CLAMP, CHANNEL_GAIN, NORM_SHIFT, Target
 from delegate.ir import Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, geometry, lowers
 from delegate.ops.geometry import lowered, padding_pixels, prepared, trimmed
@@ -268,6 +269,23 @@ def converter_of(node: Node, channels: Channels, used: npt.NDArray[np.bool_], ta
     return tuple(clamped(run, low, high) for run in runs)
 
 
+def with_bias(
+    node: Node, channels: Channels, used: npt.NDArray[np.bool_], target: Target
+) -> tuple[tuple[Requantize, ...], npt.NDArray[np.int32]]:
+    """(from accumulators to the output, the bias that goes with it); raises CompileError where converter_of does.
+
+    A clamp in BS would need another limit for each gain, so that only what saturates by itself has gains.
+    """
+    runs = converter_of(node, channels, used, target)
+    each = all(run.channel_multiplier is not None and run.norm_multiplier is None and not run.relu for run in runs)
+    if each and CHANNEL_GAIN in target.forms:
+        seen = replace(channels, factors=np.where(used, channels.factors, 0.0))
+        found = with_gains(seen, runs, runs[0].offset)
+        if found is not None:
+            return found
+    return runs, fitted_bias(runs, channels)
+
+
 def group_of(node: Node, target: Target) -> int:
     """Channels that the writer cannot separate."""
     depthwise = is_depthwise(node) and node.params["depth_multiplier"] == 1
@@ -305,7 +323,7 @@ def one_convolution(
     assert feature is not None and feature.quant is not None
     quant = weight_of(node).quant
     assert quant is not None
-    runs = converter_of(node, channels, used, target)
+    runs, bias = with_bias(node, channels, used, target)
     return Convolution(
         node=node.index,
         operator=node.op,
@@ -313,7 +331,7 @@ def one_convolution(
         output=output,
         weight=weight,
         weight_zero_point=quantize.zero_point(quant, weight_of(node).dtype),
-        bias=fitted_bias(runs, channels),
+        bias=bias,
         input_zero_point=quantize.zero_point(feature.quant, feature.dtype),
         stride=node.params["stride"],
         padding=padding_pixels(node),
