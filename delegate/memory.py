@@ -157,14 +157,19 @@ def blocks_of(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc) 
     return sorted({id(block): block for block in block_of.values()}.values(), key=lambda block: block.first)
 
 
-def read_beyond(layers: Sequence[AnyLayer], views: Views, soc: Soc) -> dict[int, int]:
-    """Bytes behind the end of tensors with memory of their own that layers read, which take them from a later pixel."""
-    found: dict[int, int] = {}
+def room_behind(layers: Sequence[AnyLayer], views: Views, soc: Soc) -> int:
+    """Bytes that a layer may read behind a tensor.
+
+    A line group is read from a part's last row on, or from that of a move; an element-wise operand that begins later
+    ends later.
+    """
+    rows, later = [views.widest_row], [0]
     for layer in layers:
-        if isinstance(layer, Elementwise) and layer.operand is not None and layer.operand_first:
-            index = views.root(layer.operand).tensor.index
-            found[index] = max(found.get(index, 0), layer.operand_first * soc.atom_bytes)
-    return found
+        if isinstance(layer, Convolution):
+            rows += [move.source.pitch for move in layer.moves]
+        elif isinstance(layer, Elementwise):
+            later.append(layer.operand_first)
+    return max((soc.line_group - 1) * max(rows), max(later)) * soc.atom_bytes
 
 
 def merge(block_of: dict[int, Block], a: Tensor, b: Tensor) -> None:
@@ -213,7 +218,7 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
     buffers: list[Buffer] = []
     inner: list[Block] = []
     surfaces = surfaces_of_roots(graph, layers, views, soc)
-    beyond = read_beyond(layers, views, soc)
+    behind = room_behind(layers, views, soc)
 
     def image_bytes(block: Block) -> int:
         return block.pitch * sum(surfaces[tensor.index] for tensor in block.tensors)
@@ -227,9 +232,7 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
     for block in blocks_of(graph, layers, views, soc):
         images = max(tensor.shape[0] for tensor in block.tensors)
         block.size = images * image_bytes(block)
-        # a layer may read a line group from a view's last row on
-        block.size += (soc.line_group - 1) * views.widest_row * soc.atom_bytes
-        block.size += max(beyond.get(tensor.index, 0) for tensor in block.tensors)
+        block.size += behind
         if block.first >= 0 and block.last < len(layers):
             inner.append(block)
             continue

@@ -60,11 +60,14 @@ def geometry(layer: Convolution, move: Move, run: Requantize, channels: int, soc
     """Sizes of a run of a layer's output channels for some pixels, reading ``channels`` channels.
 
     Heights below a line group give wrong results (S-69). Where every output row of a whole image reads just its own
-    input row, the rows behind the image, which lie in memory, are computed as well and never looked at.
+    input row, the rows behind the image, which lie in memory, are computed as well and never looked at. A move that
+    needs no padding below reads some more rows.
     """
     input_height, output_height = move.source.rows, move.target.rows
     if layer.window[0] == 1 and layer.stride[0] == 1 and whole_images(layer, move):
         input_height = output_height = surface_rows(input_height, soc)
+    elif layer.moves and input_rows_below(layer, move) <= 0:
+        input_height = max(input_height, soc.line_group)
     group = soc.depthwise_group if layer.depthwise else soc.kernel_group
     output_channels = align(len(run.channels), group)
     input_channels = output_channels if layer.depthwise else align(channels, soc.atom_bytes)
@@ -79,6 +82,11 @@ def geometry(layer: Convolution, move: Move, run: Requantize, channels: int, soc
         layer.window[0],
         layer.weight.shape[1] * layer.weight.shape[2],
     )
+
+
+def input_rows_below(layer: Convolution, move: Move) -> int:
+    """How many rows of padding a move needs below its source."""
+    return (move.target.rows - 1) * layer.stride[0] + layer.window[0] - layer.padding[0] - move.source.rows
 
 
 def whole_images(layer: Convolution, move: Move) -> bool:
@@ -127,7 +135,8 @@ def plans(layer: Convolution, shape: Geometry, soc: Soc) -> Iterator[Plan]:
         entries = row_entries(shape.input_width, channels, soc)
         group_banks = divide_up(group_bytes, soc.cbuf_bank_bytes)
         all_banks = divide_up(part_groups * group_bytes, soc.cbuf_bank_bytes)
-        for weight_banks in sorted({group_banks, all_banks}):
+        # the kernel of a depthwise convolution is one, of all channels, and has to be there as a whole
+        for weight_banks in sorted({all_banks} if layer.depthwise else {group_banks, all_banks}):
             feature_banks = soc.cbuf_banks - weight_banks
             rows = (feature_banks - soc.feature_slack_banks) * soc.cbuf_bank_bytes // soc.cbuf_entry_bytes // entries
             count = row_parts(layer, shape, rows) if rows > 0 else None

@@ -22,7 +22,7 @@ from delegate.hw.soc import NORM_SHIFT, PART_OF_ROW, ROW_SKIP, Soc, Target
 from delegate.ir import Convolution, Move, Node, Pixels, Requantize, Tensor, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import BS_CLAMP_TEXT, CBUF_TEXT, clamp_is_allowed
-from delegate.ops.copies import copy, needs_forms
+from delegate.ops.copies import copy, forms_of
 from delegate.ops.geometry import same_padding
 from delegate.ops.parts import Shape, factors, holds, into, layer_fits, limited, part_of_output, reduced_axes, thinned
 from delegate.ops.rules import (
@@ -297,8 +297,7 @@ def forms_allow(node: Node, target: Target) -> bool:
     feature, output = node.inputs[0], node.outputs[0]
     assert feature is not None
     moves = [move for part in rectangles(feature, output, windows_of(node)).values() for move in part]
-    reads, writes = needs_forms(moves, feature, output)
-    return (not reads or PART_OF_ROW in target.forms) and (not writes or ROW_SKIP in target.forms)
+    return forms_of(moves) <= target.forms
 
 
 def errors_are_small(node: Node, target: Target) -> bool:

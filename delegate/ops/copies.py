@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from delegate.hw.soc import PART_OF_ROW, ROW_SKIP
 from delegate.ir import Convolution, Move, Node, Pixels, Tensor, all_pixels
 from delegate.requantize import plain
 
@@ -34,11 +35,11 @@ def rectangle(tensor: Tensor, row: int, column: int, rows: int, width: int, imag
     return Pixels(rows, width, pitch, row * pitch + column, image, channel)
 
 
-def needs_forms(moves: Sequence[Move], source: Tensor, output: Tensor) -> tuple[bool, bool]:
-    """Whether moves read parts of rows, and whether they leave memory out behind what they write."""
-    reads = any(move.source.width != move.source.pitch for move in moves)
-    writes = any(move.target.width != move.target.pitch for move in moves)
-    return reads, writes
+def forms_of(moves: Sequence[Move]) -> set[str]:
+    """The unproven forms that moves are of; a single row is read and written like any other."""
+    reads = any(move.source.rows > 1 and move.source.width != move.source.pitch for move in moves)
+    writes = any(move.target.rows > 1 and move.target.width != move.target.pitch for move in moves)
+    return {form for form, needed in ((PART_OF_ROW, reads), (ROW_SKIP, writes)) if needed}
 
 
 def one_hot(kernel: npt.NDArray[np.int64], window: tuple[int, int], channels: int) -> npt.NDArray[np.int8]:

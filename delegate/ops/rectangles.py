@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate.errors import CompileError
-from delegate.hw.soc import PART_OF_ROW, ROW_SKIP, Target
+from delegate.hw.soc import Target
 from delegate.ir import Move, Pixels, Tensor
+from delegate.ops.copies import forms_of
 
 # A task in a chain takes some µs, a round trip through TFLite a few hundred (silicon-figures.md).
 MOST_PARTS = 256
@@ -156,13 +157,10 @@ def rectangle_of(grid: Grid, window: tuple[int, int], source: Tensor, target: Ta
     if found is None:
         return None
     read, pixels, written = found
-    apart = (pixels.rows > 1 and pixels.width != pixels.pitch, written.rows > 1 and written.width != written.pitch)
-    missing = [form for form, needed in zip((PART_OF_ROW, ROW_SKIP), apart, strict=True) if needed]
-    if not target.forms.issuperset(missing) or pixels.pitch < pixels.width or written.pitch < written.width:
+    move = Move(replace(pixels, image=grid.image, channel=grid.channel), replace(written, image=grid.target_image))
+    if not forms_of([move]) <= target.forms or pixels.pitch < pixels.width or written.pitch < written.width:
         return None
-    return read, Move(
-        replace(pixels, image=grid.image, channel=grid.channel), replace(written, image=grid.target_image)
-    )
+    return read, move
 
 
 def plane(grid: Grid, window: tuple[int, int], source: Tensor, target: Target) -> tuple[Read, Pixels, Pixels] | None:

@@ -86,11 +86,11 @@ class Memory:
         result: Array = of[root.tensor.index][:, first : first + height * width, root.channel : root.channel + channels]
         return result
 
-    def read(self, tensor: Tensor) -> Ints:
-        """The numbers (images, pixels, channels) of a tensor that is wholly written."""
-        values = self.part(tensor, self._values)
+    def read(self, tensor: Tensor, where: tuple[Any, ...] = EVERYWHERE) -> Ints:
+        """Some numbers of (images, pixels, channels) of a tensor, all of which are written."""
+        values = self.part(tensor, self._values)[where]
         assert not (values == UNWRITTEN).any(), f"tensor {tensor.index} is read before it is written"
-        return values.astype(np.int64)
+        return np.asarray(values, np.int64)
 
     def fill(self, tensor: Tensor, stored: Array) -> None:
         """A tensor that comes from outside, as TFLite stores it."""
@@ -204,7 +204,7 @@ def gathered(layer: Convolution, move: Move, memory: Memory) -> Ints:
     several = len(layer.inputs) > 1
     counts = [tensor.shape[3] if several else layer.weight.shape[3] for tensor in layer.inputs]
     read = [
-        memory.read(tensor)[move.source.image, :, first : first + count][numbers]
+        memory.read(tensor, (move.source.image, numbers, slice(first, first + count)))
         for tensor, count in zip(layer.inputs, counts, strict=True)
     ]
     return np.asarray(np.concatenate(read, axis=2)[np.newaxis])
@@ -226,7 +226,8 @@ def operated(layer: Elementwise, values: Ints, memory: Memory) -> Ints:
     """EW: exact, saturating at 32 bits (S-107); the operand is one a pixel and channel, or one a channel."""
     assert layer.operand is not None
     if layer.operand.data is None:
-        operand = memory.read(layer.operand)
+        # what comes round from the start stands for what lies behind the tensor, which nobody looks at
+        operand = np.roll(memory.read(layer.operand), -layer.operand_first, axis=1)
     else:
         images, height, width, channels = cube_shape(layer.operand)
         operand = to_domain(layer.operand.data).reshape(images, height * width, channels)
