@@ -22,7 +22,9 @@ import numpy.typing as npt
 
 from delegate.ir import Requantize
 from delegate.quantize import INT8_HIGH, INT8_LOW, LARGEST_INT32, LEAST_EXPONENT, Ints
-from delegate.requantize import INNER_SHIFT_LIMIT, LARGEST_FACTOR, MANTISSA_BITS, Channels, Reals
+from delegate.requantize import INNER_SHIFT_LIMIT, LARGEST_FACTOR, MANTISSA_BITS, Channels, Reals, fitted_bias
+
+Runs = tuple[Requantize, ...]
 
 LARGEST_GAIN = 127
 GAIN_BITS = 6  # of the gain that goes with the least shift, where BS rounds as TFLite does
@@ -68,39 +70,43 @@ class Fit:
         return Fit(*(np.take_along_axis(part, indices, axis=1) for part in parts))
 
 
-def with_gains(
-    channels: Channels, runs: tuple[Requantize, ...], offset: int
-) -> tuple[tuple[Requantize, ...], npt.NDArray[np.int32]] | None:
-    """(the runs with gains, the bias that goes with them), or None where the stages have no room for the factors.
+def with_bias(channels: Channels, runs: Runs, gains: bool) -> tuple[Runs, npt.NDArray[np.int32]]:
+    """(runs of channels, the bias that goes with them), with gains where these may be used and serve.
 
-    ``runs``: those without gains, which say where channels are cut. What becomes of channels whose factor is 0 does
-    not matter.
+    ``runs``: those without gains, which say where channels are cut. A clamp in BS would need another limit for each
+    gain, so that only what saturates by itself has gains. What becomes of channels whose factor is 0 does not matter.
     """
-    result: list[Requantize] = []
-    bias = channels.bias.astype(np.int64)
-    for run in runs:
-        place = slice(run.channels.start, run.channels.stop)
-        own = Channels(channels.factors[place], channels.bias[place], channels.reach[place])
-        steps = thresholds(own, offset)
-        found = [(stages, *fitted(own, steps, stages, gains)) for stages, gains in forms(own, steps)]
-        if not found:
-            return None
-        stages, fit, _ = min(found, key=lambda triple: triple[2])
-        bias[place] += fit.correction[:, 0].astype(np.int64)
-        result.append(
-            Requantize(
-                channels=run.channels,
-                multiplier=1,
-                shift=stages.final,
-                offset=offset,
-                half_away=True,
-                channel_multiplier=(fit.multiplier * fit.sign)[:, 0].astype(np.int16),
-                channel_shift=stages.shift,
-                norm_addend=stages.addend,
-                gain=(fit.gain * fit.sign)[:, 0].astype(np.int8),
-            )
-        )
-    return (tuple(result), bias.astype(np.int32)) if np.abs(bias).max() <= LARGEST_INT32 else None
+    multiplied = all(run.channel_multiplier is not None and run.norm_multiplier is None for run in runs)
+    if gains and multiplied and not any(run.relu for run in runs):
+        found = [pair for pair in (with_gains(channels, run) for run in runs) if pair is not None]
+        if len(found) == len(runs):
+            bias = np.concatenate([part for _, part in found])
+            if np.abs(bias).max() <= LARGEST_INT32:
+                return tuple(run for run, _ in found), bias.astype(np.int32)
+    return runs, fitted_bias(runs, channels)
+
+
+def with_gains(channels: Channels, run: Requantize) -> tuple[Requantize, Reals] | None:
+    """(a run with gains, the bias of its channels), or None where the stages have no room for its factors."""
+    place = slice(run.channels.start, run.channels.stop)
+    own = Channels(channels.factors[place], channels.bias[place], channels.reach[place])
+    steps = thresholds(own, run.offset)
+    found = [(stages, *fitted(own, steps, stages, gains)) for stages, gains in forms(own, steps)]
+    if not found:
+        return None
+    stages, fit, _ = min(found, key=lambda triple: triple[2])
+    gained = Requantize(
+        channels=run.channels,
+        multiplier=1,
+        shift=stages.final,
+        offset=run.offset,
+        half_away=True,
+        channel_multiplier=(fit.multiplier * fit.sign)[:, 0].astype(np.int16),
+        channel_shift=stages.shift,
+        norm_addend=stages.addend,
+        gain=(fit.gain * fit.sign)[:, 0].astype(np.int8),
+    )
+    return gained, own.bias + fit.correction[:, 0]
 
 
 def forms(channels: Channels, steps: Steps) -> Iterator[tuple[Stages, Reals]]:

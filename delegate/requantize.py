@@ -18,11 +18,21 @@ import numpy.typing as npt
 
 from delegate.errors import CompileError
 from delegate.ir import Requantize
-from delegate.quantize import INT8_HIGH, INT8_LOW, LARGEST_SHIFT, Ints, round_shift, round_shifts, tflite_steps
+from delegate.quantize import (
+    INT8_HIGH,
+    INT8_LOW,
+    LARGEST_SHIFT,
+    Ints,
+    round_shift,
+    round_shifts,
+    tflite_multiplier,
+    tflite_steps,
+)
 
 LARGEST_FACTOR = 0x7FFF  # signed 16 bits (S-02, S-19)
 LEAST_FACTOR = 1  # 0 would switch BS off for eight channels (S-223)
 MANTISSA_BITS = 15
+MULTIPLIER_BITS = 31  # of TFLite
 INNER_SHIFT_LIMIT = 22  # a larger shift at the end could meet the saturation of 32 bits before that of 8
 QUOTIENT_BITS = 14  # of a quotient's fraction: far finer than a window's pixels, far coarser than 30 bits
 FINE = 1 / 32  # output steps; a run of channels is cut where a common shift errs more and own ones would not
@@ -65,6 +75,18 @@ def quotient(real: float, reach: int, channels: int, offset: int, norm: bool) ->
     if multiplier > LARGEST_FACTOR:
         multiplier, exponent = multiplier >> 1, exponent + 1
     return Requantize(range(channels), multiplier, MANTISSA_BITS - exponent, offset, half_away=True)
+
+
+def mean(real: float, count: int, channels: int, offset: int) -> Requantize:
+    """The sum of ``count`` distances from a zero point, times real / count, as TFLite's MEAN rounds it.
+
+    Its multiplier is divided by the count, with as many bits more as that takes off, and cut off. Raises CompileError
+    as exact does.
+    """
+    multiplier, exponent = tflite_multiplier(real)
+    more = max(min(count.bit_length() - 1, MULTIPLIER_BITS + exponent), 0)
+    used = math.ldexp((multiplier << more) // count, exponent - more - MULTIPLIER_BITS)
+    return exact(used, (INT8_HIGH - INT8_LOW) * count, channels, offset, max(more - exponent, 0))
 
 
 def factor(run: Requantize) -> float:

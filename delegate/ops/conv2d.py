@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from delegate import quantize
 from delegate.errors import CompileError
-from delegate.gains import with_gains
+from delegate.gains import with_bias
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import BS_CLAMP, CHANNEL_GAIN, NORM_SHIFT, Target
 from delegate.ir import Convolution, Node, Requantize, Tensor
@@ -31,7 +31,7 @@ from delegate.ops.rules import (
     computed_inputs,
     zero_points_fit,
 )
-from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
+from delegate.requantize import Channels, clamped, exact, per_channel, plain, scale_classes
 
 
 def is_depthwise(node: Node) -> bool:
@@ -269,23 +269,6 @@ def converter_of(node: Node, channels: Channels, used: npt.NDArray[np.bool_], ta
     return tuple(clamped(run, low, high) for run in runs)
 
 
-def with_bias(
-    node: Node, channels: Channels, used: npt.NDArray[np.bool_], target: Target
-) -> tuple[tuple[Requantize, ...], npt.NDArray[np.int32]]:
-    """(from accumulators to the output, the bias that goes with it); raises CompileError where converter_of does.
-
-    A clamp in BS would need another limit for each gain, so that only what saturates by itself has gains.
-    """
-    runs = converter_of(node, channels, used, target)
-    each = all(run.channel_multiplier is not None and run.norm_multiplier is None and not run.relu for run in runs)
-    if each and CHANNEL_GAIN in target.forms:
-        seen = replace(channels, factors=np.where(used, channels.factors, 0.0))
-        found = with_gains(seen, runs, runs[0].offset)
-        if found is not None:
-            return found
-    return runs, fitted_bias(runs, channels)
-
-
 def group_of(node: Node, target: Target) -> int:
     """Channels that the writer cannot separate."""
     depthwise = is_depthwise(node) and node.params["depth_multiplier"] == 1
@@ -323,7 +306,8 @@ def one_convolution(
     assert feature is not None and feature.quant is not None
     quant = weight_of(node).quant
     assert quant is not None
-    runs, bias = with_bias(node, channels, used, target)
+    seen = replace(channels, factors=np.where(used, channels.factors, 0.0))
+    runs, bias = with_bias(seen, converter_of(node, channels, used, target), CHANNEL_GAIN in target.forms)
     return Convolution(
         node=node.index,
         operator=node.op,
