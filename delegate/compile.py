@@ -260,7 +260,8 @@ def tile_convolution(layer: Convolution, memory: Allocation, coefficients: Coeff
     weight = place_weights(layer, where)
     pack = pack_depthwise_weights if layer.depthwise else pack_weights
     count = align(layer.bias.size, soc.depthwise_group if layer.depthwise else soc.kernel_group)
-    gains = [run.gain for run in layer.requantize if run.gain is not None]
+    gains = [np.ones(len(run.channels), np.int8) if run.gain is None else run.gain for run in layer.requantize]
+    gained = any(run.gain is not None for run in layer.requantize)
     operands = Operands(
         channels=where.channels,
         feature=where.cube,
@@ -268,7 +269,7 @@ def tile_convolution(layer: Convolution, memory: Allocation, coefficients: Coeff
         addend=memory.cubes[layer.addend.tensor.index] if layer.addend else None,
         weight=coefficients.add(pack(weight, soc, layer.weight_zero_point)),
         bias=coefficients.add(pack_bs_operands(layer, count)),
-        gain=coefficients.add(pack_gains(np.concatenate(gains), count)) if gains else None,
+        gain=coefficients.add(pack_gains(np.concatenate(gains), count)) if gained else None,
     )
     return tile(layer, operands, soc)
 

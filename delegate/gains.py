@@ -78,23 +78,23 @@ def with_bias(channels: Channels, runs: Runs, gains: bool) -> tuple[Runs, npt.ND
     """
     multiplied = all(run.channel_multiplier is not None and run.norm_multiplier is None for run in runs)
     if gains and multiplied and not any(run.relu for run in runs):
-        found = [pair for pair in (with_gains(channels, run) for run in runs) if pair is not None]
-        if len(found) == len(runs):
-            bias = np.concatenate([part for _, part in found])
-            if np.abs(bias).max() <= LARGEST_INT32:
-                return tuple(run for run, _ in found), bias.astype(np.int32)
+        found = [with_gains(channels, run) for run in runs]
+        bias = np.concatenate([part for _, part in found])
+        if np.abs(bias).max() <= LARGEST_INT32:
+            return tuple(run for run, _ in found), bias.astype(np.int32)
     return runs, fitted_bias(runs, channels)
 
 
-def with_gains(channels: Channels, run: Requantize) -> tuple[Requantize, Reals] | None:
-    """(a run with gains, the bias of its channels), or None where the stages have no room for its factors."""
+def with_gains(channels: Channels, run: Requantize) -> tuple[Requantize, Reals]:
+    """(a run with gains, or as it is where they do not help, the bias of its channels)."""
     place = slice(run.channels.start, run.channels.stop)
     own = Channels(channels.factors[place], channels.bias[place], channels.reach[place])
     steps = thresholds(own, run.offset)
+    plain = fitted_bias((run,), channels)[place].astype(np.float64)
     found = [(stages, *fitted(own, steps, stages, gains)) for stages, gains in forms(own, steps)]
-    if not found:
-        return None
-    stages, fit, _ = min(found, key=lambda triple: triple[2])
+    stages, fit, error = min(found, key=lambda triple: triple[2], default=(None, None, math.inf))
+    if stages is None or fit is None or error_without(run, own, steps, plain - own.bias) <= error:
+        return run, plain
     gained = Requantize(
         channels=run.channels,
         multiplier=1,
@@ -107,6 +107,15 @@ def with_gains(channels: Channels, run: Requantize) -> tuple[Requantize, Reals] 
         gain=(fit.gain * fit.sign)[:, 0].astype(np.int8),
     )
     return gained, own.bias + fit.correction[:, 0]
+
+
+def error_without(run: Requantize, channels: Channels, steps: Steps, correction: Reals) -> float:
+    """The error of a run without gains, to compare with that of fitted."""
+    assert run.channel_multiplier is not None
+    doubling = run.multiplier.bit_length() - 1  # a shift of 0 is done as 2 / 2**1
+    ones, multiplier = np.ones((len(correction), 1)), run.channel_multiplier[:, np.newaxis].astype(np.float64)
+    fit = Fit(multiplier, ones * (1 << doubling), ones, correction[:, np.newaxis])
+    return float(measured(channels, steps, Stages(run.channel_shift, 0, run.shift), fit).sum())
 
 
 def forms(channels: Channels, steps: Steps) -> Iterator[tuple[Stages, Reals]]:
@@ -122,7 +131,7 @@ def forms(channels: Channels, steps: Steps) -> Iterator[tuple[Stages, Reals]]:
     if shift >= 0:
         half = 1 << INNER_SHIFT_LIMIT - GAIN_BITS - 1 - least if one_sign and least > 0 else 0
         yield Stages(shift, half, INNER_SHIFT_LIMIT), np.arange(1.0, LARGEST_GAIN + 1)[np.newaxis]
-    if not one_sign and 1 <= least + GAIN_BITS <= INNER_SHIFT_LIMIT:
+    if 1 <= least + GAIN_BITS <= INNER_SHIFT_LIMIT:
         powers = np.exp2(np.clip(least + GAIN_BITS - steps.shifts, 0, GAIN_BITS))
         yield Stages(MANTISSA_BITS, 0, least + GAIN_BITS), powers[:, np.newaxis]
 

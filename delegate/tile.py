@@ -254,7 +254,7 @@ def tile_move(
                     feature=slice_of(where.feature, source, move.source.pitch, read_start, rows.start),
                     weight=where.weight + start * per_channel,
                     bias=where.bias + start * operand_bytes,
-                    gain=where.gain + start if where.gain else None,
+                    gain=where.gain + start if where.gain and run.gain is not None else None,
                     output=slice_of(where.output, target, move.target.pitch, start, outputs.start),
                     addend=slice_of(
                         where.addend, where.addend.image(move.target.image), shape.output_width, start, outputs.start
