@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ LARGEST_GAIN = 127
 GAIN_BITS = 6  # of the gain that goes with the least shift, where BS rounds as TFLite does
 FAR = 2.0**40  # an accumulator that there is not
 POINTS = 3  # accumulators at which candidates are compared before
-FINALISTS = 6  # candidates of a channel that are compared exactly
+FINALISTS = 4  # candidates of a channel that are compared exactly
 COMMON = 64  # output steps from the zero point: a threshold there counts half of one at the zero point
 
 
@@ -71,51 +71,51 @@ class Fit:
 
 
 def with_bias(channels: Channels, runs: Runs, gains: bool) -> tuple[Runs, npt.NDArray[np.int32]]:
-    """(runs of channels, the bias that goes with them), with gains where these may be used and serve.
+    """(runs of channels, the bias that goes with them), both fitted where a channel has a multiplier of its own.
 
-    ``runs``: those without gains, which say where channels are cut. A clamp in BS would need another limit for each
-    gain, so that only what saturates by itself has gains. What becomes of channels whose factor is 0 does not matter.
+    ``runs``: as they are without fitting, which says where channels are cut; ``gains``: whether these may be used.
+    What becomes of channels whose factor is 0 does not matter.
     """
-    multiplied = all(run.channel_multiplier is not None and run.norm_multiplier is None for run in runs)
-    if gains and multiplied and not any(run.relu for run in runs):
-        found = [with_gains(channels, run) for run in runs]
+    if all(run.channel_multiplier is not None and run.norm_multiplier is None for run in runs):
+        found = [fitted_run(channels, run, gains) for run in runs]
         bias = np.concatenate([part for _, part in found])
         if np.abs(bias).max() <= LARGEST_INT32:
             return tuple(run for run, _ in found), bias.astype(np.int32)
     return runs, fitted_bias(runs, channels)
 
 
-def with_gains(channels: Channels, run: Requantize) -> tuple[Requantize, Reals]:
-    """(a run with gains, or as it is where they do not help, the bias of its channels)."""
+def fitted_run(channels: Channels, run: Requantize, gains: bool) -> tuple[Requantize, Reals]:
+    """(a run, the bias of its channels): as it is, with other multipliers, or with gains, whichever errs least.
+
+    A clamp in BS would need another limit for each gain, so that only what saturates by itself has gains.
+    """
+    assert run.channel_multiplier is not None
     place = slice(run.channels.start, run.channels.stop)
     own = Channels(channels.factors[place], channels.bias[place], channels.reach[place])
     steps = thresholds(own, run.offset)
-    plain = fitted_bias((run,), channels)[place].astype(np.float64)
-    found = [(stages, *fitted(own, steps, stages, gains)) for stages, gains in forms(own, steps)]
-    stages, fit, error = min(found, key=lambda triple: triple[2], default=(None, None, math.inf))
-    if stages is None or fit is None or error_without(run, own, steps, plain - own.bias) <= error:
-        return run, plain
-    gained = Requantize(
-        channels=run.channels,
-        multiplier=1,
-        shift=stages.final,
-        offset=run.offset,
-        half_away=True,
-        channel_multiplier=(fit.multiplier * fit.sign)[:, 0].astype(np.int16),
-        channel_shift=stages.shift,
-        norm_addend=stages.addend,
-        gain=(fit.gain * fit.sign)[:, 0].astype(np.int8),
-    )
-    return gained, own.bias + fit.correction[:, 0]
-
-
-def error_without(run: Requantize, channels: Channels, steps: Steps, correction: Reals) -> float:
-    """The error of a run without gains, to compare with that of fitted."""
-    assert run.channel_multiplier is not None
-    doubling = run.multiplier.bit_length() - 1  # a shift of 0 is done as 2 / 2**1
-    ones, multiplier = np.ones((len(correction), 1)), run.channel_multiplier[:, np.newaxis].astype(np.float64)
-    fit = Fit(multiplier, ones * (1 << doubling), ones, correction[:, np.newaxis])
-    return float(measured(channels, steps, Stages(run.channel_shift, 0, run.shift), fit).sum())
+    bias = fitted_bias((run,), channels)[place].astype(np.float64)
+    ones = np.ones((len(bias), 1))
+    stages, gain = Stages(run.channel_shift, 0, run.shift), ones * run.multiplier  # which is 1, or 2 for a shift of 0
+    plain = Fit(ones * run.channel_multiplier[:, np.newaxis], gain, ones, (bias - own.bias)[:, np.newaxis])
+    found = [(run, plain, float(measured(own, steps, stages, plain).sum()))]
+    fit, error = fitted(own, steps, stages, gain)
+    found.append((replace(run, channel_multiplier=fit.multiplier[:, 0].astype(np.int16)), fit, error))
+    for stages, candidates in forms(own, steps) if gains and not run.relu else ():
+        fit, error = fitted(own, steps, stages, candidates)
+        gained = Requantize(
+            channels=run.channels,
+            multiplier=1,
+            shift=stages.final,
+            offset=run.offset,
+            half_away=True,
+            channel_multiplier=(fit.multiplier * fit.sign)[:, 0].astype(np.int16),
+            channel_shift=stages.shift,
+            norm_addend=stages.addend,
+            gain=(fit.gain * fit.sign)[:, 0].astype(np.int8),
+        )
+        found.append((gained, fit, error))
+    best, fit, _ = min(found, key=lambda option: option[2])
+    return best, own.bias + fit.correction[:, 0]
 
 
 def forms(channels: Channels, steps: Steps) -> Iterator[tuple[Stages, Reals]]:
@@ -171,11 +171,13 @@ def fitted(channels: Channels, steps: Steps, stages: Stages, gains: Reals) -> tu
     multipliers = np.concatenate([np.floor(wanted), np.floor(wanted) + 1], axis=1)
     gains = np.broadcast_to(np.concatenate([gains, gains], axis=1), multipliers.shape)
     signs = (1.0, -1.0) if stages.addend else (1.0,)
+    nudges = (-1.0, 0.0, 1.0) if multipliers.shape[1] <= FINALISTS else (0.0,)  # of the correction
+    pairs = [(sign, nudge) for sign in signs for nudge in nudges]
     candidates = Fit(
-        np.concatenate([np.clip(multipliers, 1, LARGEST_FACTOR)] * len(signs), axis=1),
-        np.concatenate([gains] * len(signs), axis=1),
-        np.concatenate([np.full(multipliers.shape, sign) for sign in signs], axis=1),
-        np.empty(0),
+        np.concatenate([np.clip(multipliers, 1, LARGEST_FACTOR)] * len(pairs), axis=1),
+        np.concatenate([gains] * len(pairs), axis=1),
+        np.concatenate([np.full(multipliers.shape, sign) for sign, _ in pairs], axis=1),
+        np.concatenate([np.full(multipliers.shape, nudge) for _, nudge in pairs], axis=1),
     )
     candidates, rough = corrected(channels, steps, stages, candidates)
     count = min(FINALISTS, rough.shape[1])
@@ -188,22 +190,22 @@ def fitted(channels: Channels, steps: Steps, stages: Stages, gains: Reals) -> tu
 def corrected(channels: Channels, steps: Steps, stages: Stages, candidates: Fit) -> tuple[Fit, Reals]:
     """Candidates with the correction of the bias that suits them, and their rough errors, (channels, candidates).
 
-    A step at accumulator a comes (a * slope + early) too early; the correction makes up for it in the middle of those
-    that matter.
+    Their own correction comes on top of it. A step at accumulator a comes (a * slope + early * (1 + slope)) too early;
+    the correction makes up for it near the middle of those that matter.
     """
     factors = np.where(channels.factors > 0, channels.factors, 1.0)[:, np.newaxis]
     slope = candidates.multiplier * candidates.gain * (2.0 ** -(stages.shift + stages.final) / factors) - 1
     early = np.zeros_like(slope)
     if stages.addend:
         early += stages.addend * 2.0**stages.shift * candidates.sign / candidates.multiplier
-        early -= steps.half[:, np.newaxis]
+        early -= steps.half[:, np.newaxis] / (1 + slope)
     first, last = steps.ends[0][:, np.newaxis], steps.ends[1][:, np.newaxis]
-    corrections = -np.rint(early + slope * (2 * first + last) / 3)
+    corrections = candidates.correction - np.rint(early + slope * (2 * first + last) / (3 + 3 * slope))
     early += corrections
     rough = np.zeros_like(slope)
     for point in range(POINTS):
         at = first + (last - first) * (point / (POINTS - 1))
-        rough += np.abs(at * slope + early) / (1 + np.square(at * factors / COMMON))
+        rough += np.abs(at * slope + early * (1 + slope)) / (1 + np.square(at * factors / COMMON))
     return Fit(candidates.multiplier, candidates.gain, candidates.sign, corrections), rough
 
 
@@ -228,5 +230,6 @@ def first_above(targets: Reals, stages: Stages, fit: Fit) -> Reals:
     needed = np.ceil(targets / fit.gain) - stages.addend * fit.sign  # of BS, the sign taken off
     if stages.shift == 0:
         return np.asarray(np.ceil(needed / fit.multiplier))
-    products = (2 * needed - 1) * 2.0 ** (stages.shift - 1) + (needed % 2 == 1)  # a tie goes to the even number
+    odd = needed - 2 * np.floor(needed / 2)
+    products = (needed - 0.5) * 2.0**stages.shift + odd  # a tie goes to the even number
     return np.asarray(np.ceil(products / fit.multiplier))

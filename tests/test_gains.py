@@ -46,7 +46,9 @@ def channel(run: Requantize, index: int) -> Requantize:
     return replace(run, channel_multiplier=run.channel_multiplier[place], gain=run.gain[place])
 
 
-cases = st.tuples(st.integers(0, 999), st.floats(0, 5), st.floats(2.5, 12), st.sampled_from([-128, -20, 0, 90]))
+# no factor is a power of two, which makes ties that TFLite rounds up and the NPU to even (decision 0007)
+bits = st.integers(250, 1200).map(lambda hundredths: hundredths / 100 + 1 / 300)
+cases = st.tuples(st.integers(0, 999), st.floats(0, 5), bits, st.sampled_from([-128, -20, 0, 90]))
 
 
 def made(case: tuple[int, float, float, int]) -> tuple[Channels, Requantize, Any]:
@@ -135,14 +137,16 @@ def test_no_gains_where_they_do_not_serve() -> None:
     channels = drawn(1, 8, 3, 6)
     plain = requantize.per_channel(channels, -128, 32)
     large = replace(channels, factors=channels.factors * 2.0**12)
-    clamped = (replace(plain[0], relu=True),)
     for given_channels, runs, allowed in (
         (channels, plain, False),
-        (channels, clamped, True),
+        (channels, (replace(plain[0], relu=True),), True),  # a clamp in BS
         (large, requantize.per_channel(large, 0, 32), True),
     ):
-        found, bias = gains.with_bias(given_channels, runs, allowed)
-        assert found == runs and np.array_equal(bias, requantize.fitted_bias(runs, given_channels))
+        ((found,), _) = gains.with_bias(given_channels, runs, allowed)
+        assert found.gain is None and found.norm_addend == 0
+        assert (found.multiplier, found.shift, found.channel_shift, found.relu) == (
+            runs[0].multiplier, runs[0].shift, runs[0].channel_shift, runs[0].relu
+        )  # fmt: skip
 
 
 # --- End to end ----------------------------------------------------------------------------------------------------
