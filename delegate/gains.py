@@ -201,6 +201,7 @@ def corrected(channels: Channels, steps: Steps, stages: Stages, candidates: Fit)
         early -= steps.half[:, np.newaxis] / (1 + slope)
     first, last = steps.ends[0][:, np.newaxis], steps.ends[1][:, np.newaxis]
     corrections = candidates.correction - np.rint(early + slope * (2 * first + last) / (3 + 3 * slope))
+    corrections = np.where(channels.factors[:, np.newaxis] > 0, corrections, 0)
     early += corrections
     rough = np.zeros_like(slope)
     for point in range(POINTS):
