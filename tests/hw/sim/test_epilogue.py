@@ -126,7 +126,7 @@ def split_shift(product: Ints, shift: int, negative: int) -> Ints:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("name", ["odd", "depthwise stride"])
 def test_products_a_channel_behind_a_sum(name: str, seed: int, options: Options):
-    """F-127: BS as before, BN adds a register, EW multiplies by a byte a channel for all pixels (S-110, S-160)."""
+    """F-131: BS as before, BN adds a register, EW multiplies by a byte a channel for all pixels (S-110, S-160)."""
     shape = SHAPES[name]
     features, kernels, bias = random_data(shape, seed)
     rng = np.random.default_rng(seed)
