@@ -39,7 +39,7 @@ class BuildModels(build_py):
 
 
 class BuildLibrary(build_ext):
-    """Puts both parts of libteflon.so and the stand-in into the package: the built one, or the sources' for an editable install."""
+    """Puts libteflon.so's parts and the stand-in into the package: the built one, or the sources' if it is editable."""
 
     def folder(self) -> Path:
         editable = self.inplace or self.editable_mode

@@ -28,6 +28,7 @@ environment (options win):
                           device:after=100=lost; iova:limit=1MiB; seed=1"
   TEFLON_SHIM_TIME_SCALE  factor on the kernels' own time limits (the 500 ms of the watchdog)
   TEFLON_SHIM_LOG         file for a line a call
+  TEFLON_SHIM_CACHES      1: CPU and NPU see each other's bytes only where they are synchronised
   TEFLON_SHIM_QUIET       1: nothing on stderr about jobs that the simulator refuses
 """
 

@@ -43,19 +43,64 @@ def _map(address: int | None, size: int, protection: int, flags: int, descriptor
     return int(found)
 
 
+def _memory(size: int) -> int:
+    """An anonymous file of ``size`` bytes; raises OSError."""
+    descriptor = os.memfd_create("npu buffer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, size)
+        # A client that shrank the file would end this process.
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 @dataclass(eq=False)
 class Buffer:
-    """A buffer object, mapped in a domain."""
+    """A buffer object, mapped in a domain.
+
+    One with ``cache`` is a pair of copies, the CPU's and the NPU's, between which only synchronising moves bytes.
+    """
 
     domain: Domain
     address: int  # I/O address
     size: int  # bytes, whole pages
     descriptor: int
+    cache: Cache | None
 
     @property
     def view(self) -> Bytes:
-        """Its bytes."""
+        """What the NPU sees."""
         return self.domain.view(self.address, self.size)
+
+    @property
+    def cpu(self) -> Bytes:
+        """What the kernel and, by ``client``, its programs see."""
+        return self.view if self.cache is None else self.cache.view
+
+    @property
+    def client(self) -> int:
+        """The descriptor for mappings of programs."""
+        return self.descriptor if self.cache is None else self.cache.descriptor
+
+    def to_device(self, part: slice = slice(None)) -> None:
+        """Writes the CPU's bytes back to memory."""
+        if self.cache is not None:
+            self.view[part] = self.cache.view[part]
+
+    def from_device(self, part: slice = slice(None)) -> None:
+        """The CPU forgets its bytes and sees memory's."""
+        if self.cache is not None:
+            self.cache.view[part] = self.view[part]
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """The CPU's copy of a buffer."""
+
+    descriptor: int
+    view: Bytes
 
 
 @dataclass(frozen=True)
@@ -118,22 +163,28 @@ class Domain:
         starts, ends = [0, *(end for _, end in taken)], [*(start for start, _ in taken), ADDRESS_LIMIT]
         return [Hole(start, end) for start, end in zip(starts, ends, strict=True) if end > start]
 
-    def create(self, size: int, place: Place, limit: int = ADDRESS_LIMIT) -> Buffer:
-        """A zeroed buffer of ``size`` bytes in whole pages; raises OSError(ENOSPC) where no addresses are left."""
+    def create(self, size: int, place: Place, limit: int = ADDRESS_LIMIT, cached: bool = False) -> Buffer:
+        """A zeroed buffer of ``size`` bytes in whole pages; raises OSError(ENOSPC) where no addresses are left.
+
+        ``cached``: the CPU has a copy of its own.
+        """
         size = pages(size)
         address = place(self.holes(), size) if self.mapped + size <= limit else None
         if address is None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        descriptor = os.memfd_create("npu buffer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        cache = None
+        descriptor = _memory(size)
         try:
-            os.ftruncate(descriptor, size)
-            # A client that shrank the file would end this process.
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            if cached:
+                other = _memory(size)
+                cache = Cache(other, np.frombuffer(mmap.mmap(other, size), np.uint8))
             self._fix(address, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor)
         except OSError:
             os.close(descriptor)
+            if cache is not None:
+                os.close(cache.descriptor)
             raise
-        buffer = self._buffers[address] = Buffer(self, address, size, descriptor)
+        buffer = self._buffers[address] = Buffer(self, address, size, descriptor, cache)
         self._rebuild()
         return buffer
 
@@ -144,6 +195,8 @@ class Domain:
         """Unmaps a buffer; while the NPU runs in this domain its pages stay until that is over."""
         del self._buffers[buffer.address]
         os.close(buffer.descriptor)
+        if buffer.cache is not None:
+            os.close(buffer.cache.descriptor)
         self._retired.append(buffer)
         self._rebuild()
         self._settle()

@@ -1,6 +1,6 @@
 /* LD_PRELOAD library that makes the NPU's device nodes appear and sends what is done with them to a server.
  *
- * It keeps no state: an open node is a socket whose peer's name tells the node, so that threads, fork and exec need no
+ * It keeps no state but its settings: an open node is a socket whose peer's name tells the node, so that threads, fork and exec need no
  * care here. Everything that a kernel would decide is decided by the server (python -m delegate shim starts it).
  *
  * TEFLON_SHIM_SOCKET: the beginning of the servers' abstract socket names; without it the library does nothing.
@@ -40,20 +40,31 @@ static void *next(const char *name)
     return found;
 }
 
+static char prefix[80]; /* as the program found it: it may empty its environment later */
+static int nodes;       /* enum driver, added up */
+static int configured;
+
+static void configure(void)
+{
+    const char *given = getenv("TEFLON_SHIM_SOCKET"), *chosen = getenv("TEFLON_SHIM");
+    if (given && strlen(given) < sizeof prefix)
+        strcpy(prefix, given);
+    nodes = !chosen || !strcmp(chosen, "rocket") ? ROCKET : 0;
+    nodes |= !chosen || !strcmp(chosen, "rknpu") ? RKNPU : 0;
+    nodes = nodes ? nodes : ROCKET | RKNPU;
+    configured = 1;
+}
+
 static const char *socket_prefix(void)
 {
-    const char *prefix = getenv("TEFLON_SHIM_SOCKET");
-    return prefix && *prefix ? prefix : NULL;
+    if (!configured)
+        configure();
+    return *prefix ? prefix : NULL;
 }
 
 static int present(const struct entry *entry)
 {
-    const char *nodes = getenv("TEFLON_SHIM");
-    if (!socket_prefix())
-        return 0;
-    if (!nodes || !*nodes || !strcmp(nodes, "both"))
-        return 1;
-    return !strcmp(nodes, entry->driver == ROCKET ? "rocket" : "rknpu");
+    return socket_prefix() && nodes & entry->driver;
 }
 
 /* ---- paths -------------------------------------------------------------------------------------------------- */

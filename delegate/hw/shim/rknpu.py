@@ -33,6 +33,7 @@ INT_STATUS = 20  # offset in a task
 INT = struct.Struct("<I")
 PC, NONBLOCK, FENCE_IN, FENCE_OUT = 1, 2, 8, 16
 KERNEL_MAPPING, CACHEABLE, UNALIGNED, KNOWN_FLAGS = 0x8, 0x2, 0x400, 0xFFF
+TO_DEVICE, FROM_DEVICE = 1, 2
 LARGEST_SUBMIT = 4095  # tasks of a start of PC; longer ranges are cut
 TAIL_WORDS = 4
 DOMAINS = 16
@@ -100,8 +101,8 @@ class Rknpu:
 
     name, description, date, version = "rknpu", "RKNPU driver", "20240828", (0, 9, 8)
 
-    def __init__(self, faults: Faults, scale: float, say: Callable[[str], None]) -> None:
-        self.faults, self.scale, self.say = faults, scale, say
+    def __init__(self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None]) -> None:
+        self.faults, self.scale, self.caches, self.say = faults, scale, caches, say
         post = asyncio.get_running_loop().call_soon_threadsafe
         self._cores = tuple(Core(index, post) for index in range(CORES))
         self._todo: tuple[list[Job], ...] = tuple([] for _ in range(CORES))
@@ -182,7 +183,8 @@ class Rknpu:
             return top_down(holes, rounded, aligned=not flags & UNALIGNED)
 
         try:
-            buffer = domain.create(size, place, self.faults.address_limit(ADDRESS_LIMIT))
+            cached = self.caches and bool(flags & CACHEABLE)
+            buffer = domain.create(size, place, self.faults.address_limit(ADDRESS_LIMIT), cached)
         except OSError as error:
             raise failure(errno.ENOMEM) from error  # the DMA API knows nothing else
         self._created += 1
@@ -202,10 +204,16 @@ class Rknpu:
         return 0
 
     async def _sync(self, file: File, call: Call) -> int:
-        """Only cached buffers can be synchronised; the memory here is coherent."""
-        item = self._object(call.read(MEM_SYNC)[2], "MEM_SYNC")
+        """Only cached buffers can be synchronised."""
+        directions, _, address, offset, size = call.read(MEM_SYNC)
+        item = self._object(address, "MEM_SYNC")
         if not item.flags & CACHEABLE:
             raise failure(errno.EINVAL)
+        part = slice(offset, offset + size)
+        if directions & TO_DEVICE:
+            item.buffer.to_device(part)
+        if directions & FROM_DEVICE:
+            item.buffer.from_device(part)
         return 0
 
     def _object(self, address: int, what: str) -> Object:
@@ -347,7 +355,7 @@ class Rknpu:
         last = job.chains[max(job.chains)][-1]
         at = (last.index + last.tasks - 1) * TASK.size + INT_STATUS
         if job.tasks.address in self._objects:
-            INT.pack_into(job.tasks.buffer.view.data, at, job.status.get(min(job.chains), 0))
+            INT.pack_into(job.tasks.buffer.cpu.data, at, job.status.get(min(job.chains), 0))
         call.write(INT, COUNTER, tasks if job.done else job.counter)
         if job.done:
             call.write(struct.Struct("<q"), ELAPSED, job.elapsed)
@@ -379,7 +387,7 @@ class Rknpu:
 
 def _chains(tasks: Buffer, start: int, count: int) -> list[Chain]:
     """The starts of PC for a range of tasks: the first one's address and amount, the last one's mask."""
-    raw = tasks.view[start * TASK.size : (start + count) * TASK.size].tobytes()
+    raw = tasks.cpu[start * TASK.size : (start + count) * TASK.size].tobytes()
     listed = list(TASK.iter_unpack(raw))
     chains = []
     for first in range(0, count, LARGEST_SUBMIT):

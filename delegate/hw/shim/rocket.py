@@ -63,8 +63,8 @@ class Rocket:
 
     name, description, date, version = "rocket", "rocket DRM", "0", (0, 0, 0)
 
-    def __init__(self, faults: Faults, scale: float, say: Callable[[str], None]) -> None:
-        self.faults, self.scale, self.say = faults, scale, say
+    def __init__(self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None]) -> None:
+        self.faults, self.scale, self.caches, self.say = faults, scale, caches, say
         post = asyncio.get_running_loop().call_soon_threadsafe
         self._free = deque(Core(index, post) for index in range(CORES))  # the one that waits longest first
         self._queues: list[Queue] = []
@@ -99,32 +99,37 @@ class Rocket:
         size = call.read(CREATE)[0]
         if size == 0:
             raise failure(errno.EINVAL)
-        buffer = file.state.domain.create(size, bottom_up, self.faults.address_limit(ADDRESS_LIMIT))
+        buffer = file.state.domain.create(size, bottom_up, self.faults.address_limit(ADDRESS_LIMIT), self.caches)
         file.state.writers.pop(buffer.address, None)
         handle, offset = file.add(buffer)
         call.write(CREATE, 0, size, handle, buffer.address, offset)
         return 0
 
     async def _prep(self, file: File, call: Call) -> int:
-        """Waits for the buffer's writer; a deadline that is past asks only (S-200)."""
+        """Waits for the buffer's writer; a deadline that is past asks only (S-200). In any case the CPU then sees it."""
         handle, reserved, deadline = call.read(PREP)
         if reserved:
             raise failure(errno.EINVAL)
-        fence = file.state.writers.get(file.lookup(handle).address)
-        if fence is None or fence.is_set():
+        buffer = file.lookup(handle)
+        fence = file.state.writers.get(buffer.address)
+        try:
+            if fence is None or fence.is_set():
+                return 0
+            left = (deadline - time.monotonic_ns()) / 1e9
+            if left <= 0:
+                raise failure(errno.EBUSY)
+            if not await call.channel.first(fence, timeout=min(left, LONGEST_WAIT), interruptible=True):
+                raise failure(errno.ETIMEDOUT)
             return 0
-        left = (deadline - time.monotonic_ns()) / 1e9
-        if left <= 0:
-            raise failure(errno.EBUSY)
-        if not await call.channel.first(fence, timeout=min(left, LONGEST_WAIT), interruptible=True):
-            raise failure(errno.ETIMEDOUT)
-        return 0
+        finally:
+            if buffer in file.handles.values():
+                buffer.from_device()
 
     async def _fini(self, file: File, call: Call) -> int:
         handle, reserved = call.read(FINI)
         if reserved:
             raise failure(errno.EINVAL)
-        file.lookup(handle)
+        file.lookup(handle).to_device()
         return 0
 
     async def _submit(self, file: File, call: Call) -> int:

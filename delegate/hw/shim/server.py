@@ -32,6 +32,7 @@ class Settings:
     scale: float = 1.0  # of the kernels' own time limits
     log: str = ""  # a file
     quiet: bool = False  # nothing on stderr
+    caches: bool = False  # the CPU sees what the NPU wrote, and the NPU what the CPU wrote, only when synchronised
 
 
 def settings(environment: Mapping[str, str]) -> Settings:
@@ -41,6 +42,7 @@ def settings(environment: Mapping[str, str]) -> Settings:
         float(environment.get("TEFLON_SHIM_TIME_SCALE") or 1),
         environment.get("TEFLON_SHIM_LOG", ""),
         environment.get("TEFLON_SHIM_QUIET", "") not in ("", "0"),
+        environment.get("TEFLON_SHIM_CACHES", "") not in ("", "0"),
     )
 
 
@@ -65,8 +67,8 @@ class Server:
         self._log = open(given.log, "a", buffering=1) if given.log else None  # noqa: SIM115
         self._loop = asyncio.get_running_loop()
         makers: dict[str, Callable[[], Driver]] = {
-            "rocket": lambda: Rocket(self.faults, given.scale, self.say),
-            "rknpu": lambda: Rknpu(self.faults, given.scale, self.say),
+            "rocket": lambda: Rocket(self.faults, given.scale, given.caches, self.say),
+            "rknpu": lambda: Rknpu(self.faults, given.scale, given.caches, self.say),
         }
         self._drivers = {name: make() for name, make in makers.items()}
         self._files: set[File] = set()
@@ -184,7 +186,7 @@ class Server:
                 name = f"mmap offset={argument:#x} length={length}"
                 self.faults.call("mmap")
                 buffer = file.mapping(argument, length, bool(flags & 1))
-                channel.give_descriptor(buffer.descriptor)
+                channel.give_descriptor(buffer.client)
         except Gone:
             result = -errno.EINTR
         except OSError as error:

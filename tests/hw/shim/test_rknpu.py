@@ -224,3 +224,29 @@ assert not select.select([fence], [], [], 0)[0], "the first job's fence is never
 """,
         convolution,
     )
+
+
+def test_with_caches_cached_buffers_have_to_be_synchronised(stand_in, convolution):
+    """Others need not be; the kernel reads and writes the tasks as the CPU sees them."""
+    stand_in(TEFLON_SHIM_CACHES="1").script(
+        LOAD
+        + """
+out = bos[program.writes[0]]
+tasks = node.task_array(node.streams)
+everything = {0: (0, len(node.streams))}
+def sync(bo, direction):
+    node.call(MEM_SYNC, "IIQQQ", direction, 0, bo.object, 0, len(bo.view))
+for bo in bos:
+    sync(bo, 1)
+node.submit(tasks, everything)
+assert struct.unpack_from("<I", tasks.view, 40 * (len(node.streams) - 1) + 20)[0] == 0x100
+assert not any(node.results(program, bos)[0])
+sync(out, 2)
+check(program, node, bos)
+node.create = lambda size: Rknpu.create(node, size, 0x8 | 0x10 | 0x1)
+bos = node.load(program)
+node.submit(node.task_array(node.streams), everything)
+check(program, node, bos)
+""",
+        convolution,
+    )

@@ -268,3 +268,63 @@ node.prep(out)
 """,
         convolution,
     )
+
+
+def test_with_caches_what_is_not_synchronised_is_not_seen(stand_in, convolution):
+    """FINI_BO before the job, PREP_BO behind it (S-200)."""
+    stand_in(TEFLON_SHIM_CACHES="1").script(
+        LOAD
+        + """
+node.run(program, bos)
+time.sleep(0.1)
+node.prep(out)
+assert not any(node.results(program, bos)[0]), "the NPU has seen no stream"
+bos = node.load(program)
+out = bos[program.writes[0]]
+for bo in bos:
+    node.call(FINI_BO, "II", bo.handle, 0)
+node.run(program, bos)
+time.sleep(0.1)
+if any(node.results(program, bos)[0]):
+    raise AssertionError("only PREP_BO of the output shows it")
+node.prep(out)
+check(program, node, bos)
+out.view[:4] = b"mine"
+node.prep(out)
+assert out.view[:4] != b"mine", "what was not written back is lost"
+""",
+        convolution,
+    )
+
+
+def test_a_storm_of_signals_interrupts_only_waits(stand_in, convolution):
+    """Calls that do not wait are not torn; a wait that is begun again with the same deadline ends well (S-208b)."""
+    stand_in().script(
+        """
+libc = ctypes.CDLL(None, use_errno=True)
+program = Program.load(sys.argv[1])
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.siginterrupt(signal.SIGALRM, True)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+
+def raw(node, command, layout, *values):
+    data = ctypes.create_string_buffer(struct.pack("<" + layout, *values))
+    if libc.ioctl(node.fd, ctypes.c_ulong(command), data):
+        return errno.errorcode[ctypes.get_errno()]
+
+interrupted = 0
+node = Rocket()
+for _ in range(200):
+    assert raw(node, CREATE_BO, "IIQQ", 4096, 0, 0, 0) is None
+    assert raw(node, FINI_BO, "II", 1, 0) is None
+bos = node.load(program)
+for _ in range(50):
+    node.run(program, bos)
+    while (error := raw(node, PREP_BO, "IIq", bos[program.writes[0]].handle, 0, FOREVER)) == "EINTR":
+        interrupted += 1
+    assert error is None
+check(program, node, bos)
+assert interrupted > 0
+""",
+        convolution,
+    )
