@@ -194,7 +194,10 @@ static int open_device(const struct entry *entry, int flags)
     if (fd < 0)
         return -1;
     ssize_t got = -1;
-    if (!connect(fd, (struct sockaddr *)&name, length))
+    int connected;
+    while ((connected = connect(fd, (struct sockaddr *)&name, length)) && errno == EINTR)
+        ;
+    if (!connected)
         while ((got = recv(fd, &error, sizeof error, 0)) < 0 && errno == EINTR)
             ;
     if (got != sizeof error)
@@ -253,6 +256,7 @@ static int answer(int channel, const struct reply *reply, int passed, int *mappe
 {
     void *address = (void *)(uintptr_t)reply->address;
     uint8_t status = 0;
+    ssize_t got;
     switch (reply->kind) {
     case COPY_IN:
         if (send_message(channel, &status, 1, address, reply->length, -1) >= 0)
@@ -261,9 +265,9 @@ static int answer(int channel, const struct reply *reply, int passed, int *mappe
         send_message(channel, &status, 1, NULL, 0, -1);
         return 0;
     case COPY_OUT:
-        if (recv(channel, address, reply->length, 0) == (ssize_t)reply->length)
-            return 0;
-        return EFAULT;
+        while ((got = recv(channel, address, reply->length, 0)) < 0 && errno == EINTR)
+            ;
+        return got == (ssize_t)reply->length ? 0 : EFAULT;
     case TAKE_FD:
         if (send_message(channel, &status, 1, NULL, 0, (int)reply->address) >= 0)
             return 0;

@@ -106,7 +106,7 @@ class Rocket:
         return 0
 
     async def _prep(self, file: File, call: Call) -> int:
-        """Waits for the buffer's writer; a deadline that is past asks only (S-200). In any case the CPU then sees it."""
+        """Waits for the buffer's writer; a deadline that is past asks only (S-200). In any case the CPU sees it."""
         handle, reserved, deadline = call.read(PREP)
         if reserved:
             raise failure(errno.EINVAL)
