@@ -265,8 +265,8 @@ static int answer(int channel, const struct reply *reply, int passed, int *mappe
         send_message(channel, &status, 1, NULL, 0, -1);
         return 0;
     case COPY_OUT:
-        while ((got = recv(channel, address, reply->length, 0)) < 0 && errno == EINTR)
-            ;
+        while ((got = recv(channel, address, reply->length, 0)) < 0 && (errno == EINTR || errno == ECONNRESET))
+            ; /* reset: see call() */
         return got == (ssize_t)reply->length ? 0 : EFAULT;
     case TAKE_FD:
         if (send_message(channel, &status, 1, NULL, 0, (int)reply->address) >= 0)
@@ -302,6 +302,8 @@ static long call(int fd, const struct request *request, int *mapped)
                 send_message(pair[0], &status, 1, NULL, 0, -1);
             continue;
         }
+        if (got < 0 && errno == ECONNRESET)
+            continue; /* the server was done before it saw the signal; what it sent comes next, or the end */
         if (got != sizeof reply) {
             reply = (struct reply){.kind = DONE, .result = -ENODEV}; /* the server is gone */
             error = 0;

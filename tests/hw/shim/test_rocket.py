@@ -323,6 +323,7 @@ for _ in range(50):
     while (error := raw(node, PREP_BO, "IIq", bos[program.writes[0]].handle, 0, FOREVER)) == "EINTR":
         interrupted += 1
     assert error is None
+signal.setitimer(signal.ITIMER_REAL, 0)
 check(program, node, bos)
 assert interrupted > 0
 """,
