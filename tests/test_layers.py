@@ -34,6 +34,7 @@ LAYERS = {
     "hw.drm": "2b",
     "hw.rocket": "2b",
     "hw.rknpu": "2b",
+    "hw.rknpu_interface": "2b",
     "hw.record": "2b",
     "hw.timing": "2b",
     "ops.": "3",

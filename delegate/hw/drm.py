@@ -21,7 +21,6 @@ from delegate.errors import DeviceError
 
 NODE_VARIABLE = "TEFLON_NODE"  # environment: the only node to look at, for boards with several
 ADDRESS_LIMIT = 1 << 32  # command words hold 32-bit addresses, and so do the starts of streams (uapi.md A.2, B)
-DRIVERS = ("rocket", "rknpu")
 
 DRM = ord("d")  # magic of DRM ioctls
 COMMAND_BASE = 0x40  # first number of a DRM driver's own ioctls
@@ -156,13 +155,13 @@ def number_last(path: str) -> tuple[str, int]:
     return path[: digits.start()], int(digits[0] or 0)
 
 
-def belongs_to_other(path: Path) -> bool:
-    """Whether sysfs says that a node is of another driver, so that it need not be opened."""
+def bound_driver(path: Path, classes: Path = Path("/sys/class")) -> str | None:
+    """The driver that a node's device is bound to, in lower case; None where sysfs does not say (rocket's is bare)."""
     for group in ("accel", "drm"):
-        link = Path("/sys/class") / group / path.name / "device" / "driver"
+        link = classes / group / path.name / "device" / "driver"
         if link.is_symlink():
-            return Path(os.readlink(link)).name.lower() not in DRIVERS
-    return False
+            return Path(os.readlink(link)).name.lower()
+    return None
 
 
 def open_path(path: Path) -> int:
@@ -199,7 +198,7 @@ def open_node(driver: str, patterns: Sequence[str], identify: Identify, absent: 
     """
     errors: list[DeviceError] = []
     for path in candidates(patterns):
-        if belongs_to_other(path):
+        if bound_driver(path) not in (None, driver):
             continue
         try:
             file = open_path(path)

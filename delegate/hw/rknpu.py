@@ -15,195 +15,14 @@ from collections.abc import Mapping, Sequence
 from concurrent import futures
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from delegate.errors import DeviceError
 from delegate.hw import drm
+from delegate.hw import rknpu_interface as interface
 from delegate.hw.device import DeviceJob, Memory, check_job, find
-from delegate.hw.drm import COMMAND_BASE, DRM, Request, s32, s64, u32, u64
-from delegate.hw.regcmd import fire_names, parse_word
-
-MISC_NODE = "/dev/rknpu"
-NODES = ("/dev/dri/renderD*", "/dev/dri/card*", MISC_NODE)
-MISC = ord("r")  # magic of the ioctls of MISC_NODE
-ABSENT = (
-    "check that the board is an RK3588 with the vendor's kernel (5.10 or 6.1), that it has CONFIG_ROCKCHIP_RKNPU, and "
-    'that the device tree enables the NPU (compatible "rockchip,rk3588-rknpu", status "okay")'
-)
-WORD_BYTES = 8
-TAIL_WORDS = 4  # of a stream, which regcfg_amount does not count
-TIMEOUT = 6000  # ms for a chain, as the vendor's own users give; the kernel resets the NPU after it
-INT_CLEAR = 0x1FFFF
-DPU_DONE, PPU_DONE = 0x300, 0xC00  # interrupt bits, both groups
-MEM_CREATE_GREW = 906  # driver version, of 0.9.6, from which mem_create has 48 bytes
-
-# Flags of memory.
-NON_CONTIGUOUS, CACHEABLE, KERNEL_MAPPING, IOMMU, ZEROING = 0x1, 0x2, 0x8, 0x10, 0x20
-# Flags of a submit.
-PC, PINGPONG = 0x1, 0x4
-TO_DEVICE, FROM_DEVICE = 1, 2
-GET_HW_VERSION, GET_DRV_VERSION, GET_FREQ, GET_IOMMU_EN = 0, 1, 2, 18
-
-
-class Action(ctypes.Structure):
-    """rknpu_action."""
-
-    _fields_ = [("flags", u32), ("value", u32)]
-
-
-class MemCreate(ctypes.Structure):
-    """rknpu_mem_create of drivers before MEM_CREATE_GREW."""
-
-    _fields_ = [
-        ("handle", u32),  # out; of MISC_NODE a file descriptor
-        ("flags", u32),
-        ("size", u64),  # bytes
-        ("obj_addr", u64),  # out; names the memory in other requests
-        ("dma_addr", u64),  # out
-        ("sram_size", u64),
-    ]
-
-
-class MemCreateDomain(ctypes.Structure):
-    """rknpu_mem_create since."""
-
-    _fields_ = [*MemCreate._fields_, ("iommu_domain_id", s32), ("core_mask", u32)]
-
-
-class MemMap(ctypes.Structure):
-    """rknpu_mem_map."""
-
-    _fields_ = [("handle", u32), ("reserved", u32), ("offset", u64)]
-
-
-class MemDestroy(ctypes.Structure):
-    """rknpu_mem_destroy."""
-
-    _fields_ = [("handle", u32), ("reserved", u32), ("obj_addr", u64)]
-
-
-class MemSync(ctypes.Structure):
-    """rknpu_mem_sync."""
-
-    _fields_ = [
-        ("flags", u32),
-        ("reserved", u32),
-        ("obj_addr", u64),
-        ("offset", u64),  # bytes
-        ("size", u64),  # bytes
-    ]
-
-
-class Range(ctypes.Structure):
-    """rknpu_subcore_task: a range of the task array."""
-
-    _fields_ = [("task_start", u32), ("task_number", u32)]
-
-
-class Submit(ctypes.Structure):
-    """rknpu_submit."""
-
-    _fields_ = [
-        ("flags", u32),
-        ("timeout", u32),  # ms
-        ("task_start", u32),
-        ("task_number", u32),
-        ("task_counter", u32),  # out
-        ("priority", s32),
-        ("task_obj_addr", u64),
-        ("iommu_domain_id", u32),  # with the next: regcfg_obj_addr of old drivers
-        ("reserved", u32),
-        ("task_base_addr", u64),
-        ("hw_elapse_time", s64),  # ns, out
-        ("core_mask", u32),
-        ("fence_fd", s32),
-        ("subcore_task", Range * 5),
-    ]
-
-
-class Task(ctypes.Structure):
-    """rknpu_task, packed."""
-
-    _pack_ = 1
-    _fields_ = [
-        ("flags", u32),
-        ("op_idx", u32),
-        ("enable_mask", u32),  # what the stream fires
-        ("int_mask", u32),
-        ("int_clear", u32),
-        ("int_status", u32),  # out
-        ("regcfg_amount", u32),  # words without the tail
-        ("regcfg_offset", u32),
-        ("regcmd_addr", u64),
-    ]
-
-
-MEM_CREATE_OFFSETS = (0, 4, 8, 16, 24, 32)
-drm.check_layout(Action, 8, (0, 4))
-drm.check_layout(MemCreate, 40, MEM_CREATE_OFFSETS)
-drm.check_layout(MemMap, 16, (0, 4, 8))
-drm.check_layout(MemDestroy, 16, (0, 4, 8))
-drm.check_layout(MemSync, 32, (0, 4, 8, 16, 24))
-drm.check_layout(Range, 8, (0, 4))
-drm.check_layout(MemCreateDomain, 48, (*MEM_CREATE_OFFSETS, 40, 44))
-drm.check_layout(Submit, 104, (0, 4, 8, 12, 16, 20, 24, 32, 36, 40, 48, 56, 60, 64))
-drm.check_layout(Task, 40, (0, 4, 8, 12, 16, 20, 24, 28, 32))
-
-STRUCTURES: Mapping[type[ctypes.Structure], tuple[str, int]] = {
-    Action: ("ACTION", 0),
-    Submit: ("SUBMIT", 1),
-    MemCreate: ("MEM_CREATE", 2),
-    MemCreateDomain: ("MEM_CREATE", 2),
-    MemMap: ("MEM_MAP", 3),
-    MemDestroy: ("MEM_DESTROY", 4),
-    MemSync: ("MEM_SYNC", 5),
-}
-
-
-def request(structure: type[ctypes.Structure], misc: bool = False) -> Request:
-    """The request that takes a structure, on a DRM node or on MISC_NODE."""
-    name, number = STRUCTURES[structure]
-    magic, base, prefix = (MISC, 0, "IOCTL") if misc else (DRM, COMMAND_BASE, "DRM_IOCTL")
-    return Request(f"{prefix}_RKNPU_{name}", drm.code("rw", magic, base + number, ctypes.sizeof(structure)))
-
-
-def action(file: int, what: int, misc: bool = False) -> int:
-    """What an ACTION says; raises DeviceError."""
-    argument = Action(flags=what)
-    drm.call(file, request(Action, misc), argument)
-    return int(argument.value)
-
-
-def identify(file: int, path: Path) -> tuple[str, str]:
-    """(driver's name, version) of a node; MISC_NODE can be no other driver's. Raises DeviceError."""
-    if str(path) != MISC_NODE:
-        return drm.read_version(file)
-    version = action(file, GET_DRV_VERSION, misc=True)
-    return "rknpu", f"{version // 10000}.{version // 100 % 100}.{version % 100}"
-
-
-def subcores(ranges: Mapping[int, range]) -> ctypes.Array[Range]:
-    """The ranges of the cores as a submit takes them: three cores have theirs in the last three places (S-104, S-208).
-
-    ``ranges``: of the task array, by core.
-    """
-    first = 2 if len(ranges) == 3 else 0
-    result = (Range * 5)()
-    for core, tasks in ranges.items():
-        result[first + core] = Range(tasks.start, len(tasks))
-    return result
-
-
-def interrupts(fired: int) -> int:
-    """The interrupt that ends a task, by the bitmap of blocks that it fires: the last block in line has the word."""
-    names = fire_names(fired)
-    if "PPU" in names:
-        return PPU_DONE
-    if "DPU" in names:
-        return DPU_DONE
-    raise DeviceError(f"a task fires {'|'.join(names) or 'nothing'}: without DPU or PPU no interrupt ends it")
+from delegate.hw.regcmd import parse_word
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,12 +51,16 @@ class Rknpu:
 
     def __init__(self, cores: int = 1) -> None:
         with ExitStack() as opened:
-            self._file, self.node = drm.open_node("rknpu", NODES, identify, ABSENT)
+            self._file, self.node = drm.open_node("rknpu", interface.NODES, interface.identify, interface.ABSENT)
             opened.callback(os.close, self._file)
-            self._misc = str(self.node.path) == MISC_NODE
-            self.version = action(self._file, GET_DRV_VERSION, self._misc)
-            behind_iommu = action(self._file, GET_IOMMU_EN, self._misc)
-            self._flags = CACHEABLE | ZEROING | (IOMMU | NON_CONTIGUOUS if behind_iommu else 0)
+            self._misc = str(self.node.path) == interface.MISC_NODE
+            self.version = interface.action(self._file, interface.GET_DRV_VERSION, self._misc)
+            behind_iommu = interface.action(self._file, interface.GET_IOMMU_EN, self._misc)
+            self._flags = (
+                interface.CACHEABLE
+                | interface.ZEROING
+                | (interface.IOMMU | interface.NON_CONTIGUOUS if behind_iommu else 0)
+            )
             self._executor = futures.ThreadPoolExecutor(cores, "npu core")
             self._opened = opened.pop_all()
         self._cores: queue.SimpleQueue[int] = queue.SimpleQueue()  # those that have no job
@@ -256,7 +79,7 @@ class Rknpu:
     @property
     def frequency(self) -> int:
         """The NPU's clock in Hz; raises DeviceError."""
-        return action(self._file, GET_FREQ, self._misc)
+        return interface.action(self._file, interface.GET_FREQ, self._misc)
 
     def allocate(self, size: int, space: int = 0) -> Allocation:
         """Memory of ``size`` bytes, zeroed; raises DeviceError when there is none left, or no I/O addresses."""
@@ -266,9 +89,9 @@ class Rknpu:
         if not 0 < size < drm.ADDRESS_LIMIT:
             raise DeviceError(f"buffer of {size} bytes: 1 to {drm.ADDRESS_LIMIT - 1}")
         self._check_open()
-        structure = MemCreateDomain if self.version >= MEM_CREATE_GREW else MemCreate
+        structure = interface.MemCreateDomain if self.version >= interface.MEM_CREATE_GREW else interface.MemCreate
         created = structure(flags=flags, size=size)
-        drm.call(self._file, request(structure, self._misc), created)
+        drm.call(self._file, interface.request(structure, self._misc), created)
         with ExitStack() as undo:
             undo.callback(self._destroy, created.handle, created.obj_addr)
             if created.dma_addr + size > drm.ADDRESS_LIMIT:
@@ -284,8 +107,8 @@ class Rknpu:
         """The host's view of memory; without DRM its handle is a file (a dma-buf)."""
         file, offset = handle, 0
         if not self._misc:
-            argument = MemMap(handle=handle)
-            drm.call(self._file, request(MemMap), argument)
+            argument = interface.MemMap(handle=handle)
+            drm.call(self._file, interface.request(interface.MemMap), argument)
             file, offset = self._file, argument.offset
         try:
             return mmap.mmap(file, size, offset=offset)
@@ -296,16 +119,16 @@ class Rknpu:
         with ExitStack() as closing:
             if self._misc:
                 closing.callback(os.close, handle)
-            argument = MemDestroy(handle=handle, obj_addr=object_address)
-            drm.call(self._file, request(MemDestroy, self._misc), argument)
+            argument = interface.MemDestroy(handle=handle, obj_addr=object_address)
+            drm.call(self._file, interface.request(interface.MemDestroy, self._misc), argument)
 
     def flush(self, memory: Memory) -> None:
         """Shows the NPU what the host wrote."""
-        self._sync(self._own(memory), TO_DEVICE)
+        self._sync(self._own(memory), interface.TO_DEVICE)
 
     def _sync(self, allocation: Allocation, direction: int) -> None:
-        argument = MemSync(flags=direction, obj_addr=allocation.object_address, size=len(allocation.view))
-        drm.call(self._file, request(MemSync, self._misc), argument)
+        argument = interface.MemSync(flags=direction, obj_addr=allocation.object_address, size=len(allocation.view))
+        drm.call(self._file, interface.request(interface.MemSync, self._misc), argument)
 
     def free(self, memory: Memory) -> None:
         """Gives memory back, after the jobs that use it, and the task arrays of those."""
@@ -349,17 +172,17 @@ class Rknpu:
 
     def _submit(self, array: Allocation, ranges: Mapping[int, range]) -> None:
         """Runs ranges of a task array, each as a chain on its core; raises DeviceError unless all has run."""
-        argument = Submit(
-            flags=PC | PINGPONG,
-            timeout=TIMEOUT,
+        argument = interface.Submit(
+            flags=interface.PC | interface.PINGPONG,
+            timeout=interface.TIMEOUT,
             task_start=min(tasks.start for tasks in ranges.values()),
             task_number=sum(map(len, ranges.values())),
             task_obj_addr=array.object_address,
             core_mask=sum(1 << core for core in ranges),
             fence_fd=-1,
-            subcore_task=subcores(ranges),
+            subcore_task=interface.subcores(ranges),
         )
-        drm.call(self._file, request(Submit, self._misc), argument)
+        drm.call(self._file, interface.request(interface.Submit, self._misc), argument)
         if argument.task_counter != argument.task_number:
             raise DeviceError(f"the NPU ran {argument.task_counter} of {argument.task_number} tasks, and said no more")
 
@@ -373,7 +196,7 @@ class Rknpu:
             raise DeviceError(f"jobs are not done after {timeout} s")
         ticket.result()
         for allocation in allocations:
-            self._sync(allocation, FROM_DEVICE)
+            self._sync(allocation, interface.FROM_DEVICE)
 
     def close(self) -> None:
         """Gives everything back after the jobs that run."""
@@ -407,28 +230,28 @@ class Rknpu:
         listed = [self._own(memory) for memory in (*job.reads, *job.writes)]
         with self._lock:
             allocations = tuple(self._allocations)
-        tasks, streams = (Task * len(job.tasks))(), set()
+        tasks, streams = (interface.Task * len(job.tasks))(), set()
         for number, task in enumerate(job.tasks):
-            if task.count <= TAIL_WORDS:
+            if task.count <= interface.TAIL_WORDS:
                 raise DeviceError(f"job {index}: a stream of {task.count} words has nothing before its tail")
-            size = WORD_BYTES * task.count
+            size = interface.WORD_BYTES * task.count
             stream = find(allocations, task.address, size, f"job {index}: a stream")
             streams.add(stream)
             end = task.address + size - stream.address
-            fire = parse_word(int.from_bytes(stream.view[end - WORD_BYTES : end].tobytes(), "little"))
+            fire = parse_word(int.from_bytes(stream.view[end - interface.WORD_BYTES : end].tobytes(), "little"))
             if fire.kind != "fire":
                 raise DeviceError(f"job {index}: the stream at {task.address:#x} does not end with a fire word")
-            tasks[number] = Task(
+            tasks[number] = interface.Task(
                 op_idx=number,
                 enable_mask=fire.value,
-                int_mask=interrupts(fire.value),
-                int_clear=INT_CLEAR,
-                regcfg_amount=task.count - TAIL_WORDS,
+                int_mask=interface.interrupts(fire.value),
+                int_clear=interface.INT_CLEAR,
+                regcfg_amount=task.count - interface.TAIL_WORDS,
                 regcmd_addr=task.address,
             )
-        array = self._allocate(ctypes.sizeof(tasks), self._flags | KERNEL_MAPPING)
+        array = self._allocate(ctypes.sizeof(tasks), self._flags | interface.KERNEL_MAPPING)
         array.view[:] = np.frombuffer(bytes(tasks), np.uint8)
-        self._sync(array, TO_DEVICE)
+        self._sync(array, interface.TO_DEVICE)
         prepared = Prepared(job, array, frozenset((*listed, *streams)))
         with self._lock:
             self._prepared[id(job)] = prepared

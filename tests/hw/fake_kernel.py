@@ -89,7 +89,7 @@ class FakeKernel:
         self.driver, self.folder, self.misc = driver, folder, misc
         self.path = folder / ("rknpu" if misc else "accel0" if driver == "rocket" else "renderD129")
         self.path.touch()
-        self.version = 908  # of rknpu
+        self.version, self.iommu = 908, 1  # of rknpu
         self.files: dict[int, File] = {}
         self.errors: dict[int, list[int]] = {}
         self.drop, self.delay = 0, 0
@@ -288,7 +288,7 @@ class FakeKernel:
             file.buffers[handle].busy_until = time.monotonic_ns() + self.delay
 
     def _action(self, file: File, raw: memoryview) -> None:
-        values = {0: 0x46495245, 1: self.version, 2: 1_000_000_000, 18: 1}
+        values = {0: 0x46495245, 1: self.version, 2: 1_000_000_000, 18: self.iommu}
         if word(raw, 0) not in values:
             raise OSError(errno.EINVAL, "action")
         struct.pack_into("<I", raw, 4, values[word(raw, 0)])

@@ -17,7 +17,7 @@ import delegate
 from delegate import runtime
 from delegate.canary import arm, last_atoms, patterns, untouched
 from delegate.errors import DelegateError
-from delegate.hw import rknpu, rocket
+from delegate.hw import rknpu_interface, rocket
 from delegate.hw.task import Port
 from delegate.tools import registry
 
@@ -30,7 +30,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fixt
     """At the end no buffer is left; then the devices of this process are closed."""
     fake = FakeKernel(monkeypatch, request.param, tmp_path)
     monkeypatch.setattr(rocket, "NODES", (f"{tmp_path}/accel*",))
-    monkeypatch.setattr(rknpu, "NODES", (f"{tmp_path}/renderD*",))
+    monkeypatch.setattr(rknpu_interface, "NODES", (f"{tmp_path}/renderD*",))
     devices: dict[tuple[Any, ...], Any] = {}
 
     def shared(*key: Any) -> Any:

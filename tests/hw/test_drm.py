@@ -14,7 +14,8 @@ import pytest
 
 from delegate.errors import DeviceError
 from delegate.hw import device as devices
-from delegate.hw import drm, rknpu, rocket
+from delegate.hw import drm, rocket
+from delegate.hw import rknpu_interface as rknpu
 from delegate.hw.device import open_auto, open_device
 
 # uapi.md A.1, B: code and bytes of each request.

@@ -15,16 +15,17 @@ from hw.fake_kernel import ACTION, MEM_CREATE, MEM_DESTROY, MEM_MAP, MEM_SYNC, N
 from hw.sim.programs import INPUT, OUTPUT, WEIGHTS
 
 from delegate.errors import DeviceError
-from delegate.hw import rknpu
+from delegate.hw import drm
+from delegate.hw import rknpu_interface as interface
 from delegate.hw.device import DeviceJob, DeviceTask, open_device
 from delegate.hw.rknpu import Rknpu
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, misc: bool) -> FakeKernel:
     fake = FakeKernel(monkeypatch, "rknpu", folder, misc)
-    monkeypatch.setattr(rknpu, "NODES", (str(fake.path),))
+    monkeypatch.setattr(interface, "NODES", (str(fake.path),))
     if misc:
-        monkeypatch.setattr(rknpu, "MISC_NODE", str(fake.path))
+        monkeypatch.setattr(interface, "MISC_NODE", str(fake.path))
     return fake
 
 
@@ -65,14 +66,22 @@ def test_memory_is_created_as_the_driver_knows_it(kernel: FakeKernel, version: i
     memory = device.allocate(10)
     assert [MEM_CREATE[code] for code in kernel.log if code in MEM_CREATE] == [size]
     assert (memory.address, len(memory.view)) == ((1 << 32) - 4096, 10)
-    assert kernel.flags == rknpu.CACHEABLE | rknpu.ZEROING | rknpu.IOMMU | rknpu.NON_CONTIGUOUS
+    assert kernel.flags == interface.CACHEABLE | interface.ZEROING | interface.IOMMU | interface.NON_CONTIGUOUS
+    device.close()
+
+
+def test_without_an_iommu_memory_is_contiguous(kernel: FakeKernel):
+    kernel.iommu = 0
+    device = Rknpu()
+    device.allocate(10)
+    assert kernel.flags == interface.CACHEABLE | interface.ZEROING
     device.close()
 
 
 def test_a_job_runs_and_only_what_is_needed_is_synchronized(kernel: FakeKernel, device: Rknpu):
     job = Job(device, 7)
     device.wait(device.submit([job.job]), 10)  # makes the task array
-    assert kernel.flags & rknpu.KERNEL_MAPPING
+    assert kernel.flags & interface.KERNEL_MAPPING
     kernel.log.clear()
     device.flush(job.buffers[INPUT])
     ticket = device.submit([job.job])
@@ -104,7 +113,7 @@ def test_each_chain_is_a_submit(kernel: FakeKernel, device: Rknpu):
 )
 def test_ranges_of_several_cores(ranges: dict[int, range], mask: int, places: list[tuple[int, int]]):
     """S-104, S-208: three cores have the last three places."""
-    assert [(place.task_start, place.task_number) for place in rknpu.subcores(ranges)] == places
+    assert [(place.task_start, place.task_number) for place in interface.subcores(ranges)] == places
     assert sum(1 << core for core in ranges) == mask
 
 
@@ -116,7 +125,7 @@ def test_three_cores_run_one_array(kernel: FakeKernel):
     prepared = device._prepare(DeviceJob(tasks, (range(3),), (), writes), 0)
     device._submit(prepared.array, {core: range(core, core + 1) for core in range(3)})
     for memory in writes:
-        device._sync(device._own(memory), rknpu.FROM_DEVICE)
+        device._sync(device._own(memory), interface.FROM_DEVICE)
     assert [job.output for job in jobs] == [[1], [2], [3]]
     assert kernel.submits[-1][:3] == (0, 3, 7)
     del prepared
@@ -142,10 +151,16 @@ def test_jobs_of_several_threads_run_on_several_cores(kernel: FakeKernel):
 
 def test_the_interrupt_is_that_of_the_last_block():
     """S-88 for the bitmap; uapi.md B for the masks."""
-    assert [rknpu.interrupts(fired) for fired in (0x1D, 0x0D, 0x18, 0x60, 0x7D)] == [0x300, 0x300, 0x300, 0xC00, 0xC00]
+    assert [interface.interrupts(fired) for fired in (0x1D, 0x0D, 0x18, 0x60, 0x7D)] == [
+        0x300,
+        0x300,
+        0x300,
+        0xC00,
+        0xC00,
+    ]
     for fired in (0, 1, 4):
         with pytest.raises(DeviceError, match="no interrupt ends it"):
-            rknpu.interrupts(fired)
+            interface.interrupts(fired)
 
 
 def test_the_task_array_is_as_the_kernel_reads_it(kernel: FakeKernel, device: Rknpu):
@@ -237,7 +252,7 @@ def test_a_size_that_no_buffer_has_is_refused(device: Rknpu, size: int):
 
 def test_an_address_beyond_32_bits_is_refused(kernel: FakeKernel, device: Rknpu, monkeypatch: pytest.MonkeyPatch):
     """Command words and stream starts have no room for it (uapi.md B)."""
-    monkeypatch.setattr(rknpu.drm, "ADDRESS_LIMIT", (1 << 32) - 4096)
+    monkeypatch.setattr(drm, "ADDRESS_LIMIT", (1 << 32) - 4096)
     with pytest.raises(DeviceError, match="beyond 32 bits"):
         device.allocate(4096)
     assert kernel.buffers == 0
