@@ -208,20 +208,15 @@ class Rocket:
         """Queues the jobs; those of one address space in order. Raises DeviceError for what the kernel would drop."""
         self._check_open()
         ticket = Ticket(tuple(self._prepare(job, index) for index, job in enumerate(jobs)))
-        with self._lock:
-            self._running.add(ticket)
-        try:
-            for space, file in enumerate(self._files):
-                own = [prepared.job for prepared in ticket.jobs if prepared.space == space]
-                if own:
-                    array = (Job * len(own))(*own)
-                    pointer = ctypes.addressof(array)
-                    argument = Submit(jobs=pointer, job_count=len(own), job_struct_size=ctypes.sizeof(Job))
-                    drm.call(file, SUBMIT, argument)
-        except DeviceError:
-            with self._lock:
-                self._running.discard(ticket)
-            raise
+        for space, file in enumerate(self._files):
+            own = [prepared.job for prepared in ticket.jobs if prepared.space == space]
+            if own:
+                array = (Job * len(own))(*own)
+                pointer = ctypes.addressof(array)
+                argument = Submit(jobs=pointer, job_count=len(own), job_struct_size=ctypes.sizeof(Job))
+                drm.call(file, SUBMIT, argument)
+                with self._lock:
+                    self._running.add(ticket)
         return ticket
 
     def wait(self, ticket: object, timeout: float, reads: Sequence[Memory] = ()) -> None:
