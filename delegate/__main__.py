@@ -180,6 +180,41 @@ def mutate(
 
 
 @app.command()
+def profile(
+    file: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="a .tflite, a compiled program, or a capture (folder or .json.gz)")
+    ],
+    clock: Annotated[
+        float | None, typer.Option(min=1, help="MHz of the NPU (default: 600 with rocket, 1000 with rknpu)")
+    ] = None,
+    bandwidth: Annotated[float | None, typer.Option(min=0.01, help="GB/s of DRAM, all cores together")] = None,
+    kernel: Annotated[
+        str, typer.Option(help="rocket: each task is started by an interrupt; rknpu: tasks are chained")
+    ] = "rocket",
+    cores: Annotated[int, typer.Option(min=1, max=3, help="cores that run an inference each and share DRAM")] = 1,
+    csv: Annotated[Path | None, typer.Option(help="file for the layers as CSV")] = None,
+    html: Annotated[Path | None, typer.Option(help="file for a page with bars and a time line")] = None,
+    perfetto: Annotated[Path | None, typer.Option(help="file for a trace that ui.perfetto.dev shows")] = None,
+) -> None:
+    """Models where the time of a program goes, layer by layer: cycles, bytes of DRAM, milliseconds, and what bounds it.
+
+    The times are modelled from the command words, not measured; docs/timing.md compares the model with published
+    figures. What the CPU does is not in them.
+
+    Examples:
+
+    python -m delegate profile models/mobilenet_digits.tflite
+
+    python -m delegate profile model.tflite --kernel rknpu --cores 3 --html profile.html --perfetto profile.json
+
+    python -m delegate profile ../shared/golden/mobilenet_v1_1.0_224_quant --clock 200 --csv layers.csv
+    """
+    from delegate.tools.profile.command import Outputs, board_of, run_profile
+
+    run_profile(file, board_of(kernel, clock, bandwidth, cores), Outputs(csv, html, perfetto))
+
+
+@app.command()
 def accuracy(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help=".tflite files, folders, .zip archives")],
     images: Annotated[

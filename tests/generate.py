@@ -312,13 +312,13 @@ def random_residual(rng: Rng) -> Model:
 
 
 def partitioned(rng: Rng, dtype: str) -> Model:
-    """Convolutions on the NPU and, with a stride beyond its limit of 7, on the CPU in turns; gives logits, softmax."""
+    """Convolutions on the NPU and, with a stride that it has not got, on the CPU in turns; gives logits, softmax."""
     sketch = Sketch(rng, dtype)
-    source = sketch.input((1, 40, 24, 4))
+    source = sketch.input((1, 55, 144, 4))
     first = sketch.convolution(source, 8, (3, 3), activation="RELU")
-    apart = sketch.convolution(first, 8, (2, 2), stride=(8, 8))
+    apart = sketch.convolution(first, 8, (2, 2), stride=(11, 11))
     second = sketch.convolution(apart, 8, (1, 1))
-    narrow = sketch.convolution(second, 8, (1, 2), stride=(1, 8))
-    third = sketch.convolution(narrow, 5, (5, 1), padding="VALID")
+    narrow = sketch.convolution(second, 8, (1, 2), stride=(1, 11))
+    third = sketch.convolution(narrow, 5, (5, 2), padding="VALID")
     logits = sketch.builder.reshape(third, (1, 5))
     return sketch.finish(logits, sketch.builder.softmax(logits))

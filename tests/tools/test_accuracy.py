@@ -89,8 +89,8 @@ def builder_quantization(builder: Builder, tensor: int) -> tuple[float, int]:
 
 
 def with_the_cpu_between(builder: Builder, source: int) -> Sequence[int]:
-    """A stride that the NPU has not got, then an addition in place, as TFLite does it."""
-    near, far = convolved(builder, source), convolved(builder, source, stride=8)
+    """A softmax, then an addition in place, as TFLite does it."""
+    near, far = convolved(builder, source), builder.softmax(source)
     again = convolved(builder, far)
     return [convolved(builder, near), again]
 

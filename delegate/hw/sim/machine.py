@@ -22,6 +22,7 @@ from delegate.hw.sim.passes import Buffers, Options, Pass, decode_pass
 from delegate.hw.sim.ppu import Pooling
 from delegate.hw.sim.registers import BLOCK_NAMES, IGNORED_BITS, POINTERS, CoreState, LookupTables, TaskRegisters
 from delegate.hw.soc import RK3588, Soc
+from delegate.hw.task import Words
 
 AMOUNT_BITS = 0xFFFF  # of PC.REGISTER_AMOUNTS; 17:16 hold a core count in vendor streams (C-24)
 KERNEL_POINTER = 0xE  # what the kernel writes to S_POINTER of CNA and CORE before a start (npu.md §2.3)
@@ -131,6 +132,13 @@ class Machine:
                     f"{task}: PC stops after task {index + 1} of {tasks}: no PC.BASE_ADDRESS leads to the next (S-94)"
                 )
             address, words = decoded.link, decoded.link_words
+
+    def decode(self, words: Words, task: str) -> Decoded:
+        """What a stream would do after those decoded before it; nothing is run. Raises SimulatorError as a run does."""
+        self._write_kernel_pointers()
+        decoded = self._decode(words.tobytes(), task)
+        self._state, self._state_id = decoded.state, decoded.state_id
+        return decoded
 
     def warn(self, text: str) -> None:
         if text in self.warnings or len(self.warnings) < WARNING_LIMIT:

@@ -1,0 +1,1 @@
+"""``python -m delegate profile``: modelled cycles, bytes and seconds of a program, layer by layer."""
