@@ -78,6 +78,8 @@ check_layout(Close, 8, (0, 4))
 VERSION = Request("DRM_IOCTL_VERSION", code("rw", DRM, 0x00, ctypes.sizeof(Version)))
 GEM_CLOSE = Request("DRM_IOCTL_GEM_CLOSE", code("w", DRM, 0x09, ctypes.sizeof(Close)))
 
+SUBSYSTEMS = {"accel": "accel", "dri": "drm"}  # by folder in /dev
+
 ADVICE = {
     errno.ENOMEM: "no memory is left for the NPU: close other users of it, or take a smaller model",
     errno.ENOSPC: "no I/O addresses are left: close other sessions of this process",
@@ -179,7 +181,9 @@ def remedy(path: Path) -> str:
     status = path.stat()
     group = group_name(status.st_gid)
     if status.st_mode & 0o060 != 0o060 or group == "root":
-        return f'its group cannot read and write it: sudo sh -c "chgrp render {path} && chmod 660 {path}"'
+        kept = f'SUBSYSTEM=="{SUBSYSTEMS.get(path.parent.name, "misc")}", GROUP="render", MODE="0660"'
+        now = f'sudo sh -c "chgrp render {path} && chmod 660 {path}"'
+        return f"its group cannot read and write it: {now}; a udev rule makes it last: {kept}"
     return f"it belongs to the group {group}: sudo usermod -aG {group} $USER, then log in again"
 
 
