@@ -19,6 +19,7 @@ from delegate.hw.layout import (
     pack_bias_and_multipliers,
     pack_constant,
     pack_depthwise_weights,
+    pack_gains,
     pack_weights,
 )
 from delegate.hw.soc import Soc, Target
@@ -31,6 +32,7 @@ from delegate.ir import (
     Elementwise,
     FlyingTile,
     Graph,
+    Node,
     Pooling,
     PoolTile,
     Tensor,
@@ -38,9 +40,9 @@ from delegate.ir import (
 )
 from delegate.memory import Allocation, Cube, Views, allocate, port
 from delegate.ops import OPERATORS
+from delegate.ops.copies import selection
 from delegate.place import place
-from delegate.quantize import to_int8, zero_point
-from delegate.requantize import plain
+from delegate.quantize import to_int8
 from delegate.tile import Operands, tile, tile_elementwise, tile_pooling
 
 REGCMD, WEIGHTS, FIRST_CUBES = 0, 1, 2  # buffer numbers
@@ -130,23 +132,9 @@ def separate(layers: Sequence[AnyLayer], views: Views, first_free: int, soc: Soc
 
 
 def copy_layer(reader: Convolution, tensor: Tensor, copy: Tensor) -> Convolution:
-    """A 1x1 convolution with the identity that writes a tensor a second time: 64 * q / 2**6, exact for all q."""
-    assert tensor.quant is not None
-    offset = zero_point(tensor.quant, tensor.dtype)
-    channels = tensor.shape[3]
-    one = 1 << 6
-    return replace(
-        reader,
-        inputs=(tensor,),
-        output=copy,
-        weight=(np.eye(channels, dtype=np.int8) * np.int8(one)).reshape(channels, 1, 1, channels),
-        bias=np.full(channels, -one * offset, np.int32),
-        requantize=(plain(1 / one, channels, offset),),
-        accumulator_scale=float(tensor.quant.scale[0]) / one,
-        dilation=(1, 1),
-        addend=None,
-        moves=(),
-    )
+    """Writes a tensor a second time, for a layer that reads it."""
+    node = Node(reader.node, reader.operator, (tensor,), (copy,), {})
+    return selection(node, [tensor], [np.ones(tensor.shape[3], np.bool_)])
 
 
 def describe(layer: AnyLayer) -> str:
@@ -258,14 +246,17 @@ def tile_convolution(layer: Convolution, memory: Allocation, coefficients: Coeff
     where = source(layer, memory, soc)
     weight = place_weights(layer, where)
     pack = pack_depthwise_weights if layer.depthwise else pack_weights
-    group = soc.depthwise_group if layer.depthwise else soc.kernel_group
+    count = align(layer.bias.size, soc.depthwise_group if layer.depthwise else soc.kernel_group)
+    gains = [np.ones(len(run.channels), np.int8) if run.gain is None else run.gain for run in layer.requantize]
+    gained = any(run.gain is not None for run in layer.requantize)
     operands = Operands(
         channels=where.channels,
         feature=where.cube,
         output=memory.cubes[layer.output.index],
         addend=memory.cubes[layer.addend.tensor.index] if layer.addend else None,
         weight=coefficients.add(pack(weight, soc, layer.weight_zero_point)),
-        bias=coefficients.add(pack_bs_operands(layer, align(layer.bias.size, group))),
+        bias=coefficients.add(pack_bs_operands(layer, count)),
+        gain=coefficients.add(pack_gains(np.concatenate(gains), count)) if gained else None,
     )
     return tile(layer, operands, soc)
 

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 
 from delegate.hw.layout import align, divide_up
 from delegate.hw.soc import Soc, Target
-from delegate.ir import Convolution, Graph, Node, Tensor, View
+from delegate.ir import AnyLayer, Convolution, Elementwise, Graph, Node, Tensor, View
 from delegate.ops import OPERATORS
 
 CLOCK = 600e6  # Hz, as tuned boards have it (silicon-figures §10.1); it boots at 200e6
 PORT_BYTES = 16  # moved in a cycle (timing.md §1)
 PASS_SECONDS = 50e-6  # from one task's end to the next one's start, by the mainline kernel's interrupt (timing.md §2)
+TASK_SECONDS = 1e-6  # from one task's end to the next one's start in a chain (timing.md §2)
 JOB_SECONDS = 69e-6  # an empty job from submit to end, 52 µs, and the attachment of its addresses, 17 µs (timing.md §4)
 COPY_BYTES = 13.4e9  # a second, by one core of the CPU (silicon-figures §9); also the packing of a cube (assumed)
 # Products a second of one Cortex-A76 at 2.4 GHz, int8: half of two dot products of 16 a cycle (assumed).
@@ -60,10 +61,28 @@ def features(node: Node) -> Iterable[Tensor]:
 def product_cycles(layer: Convolution, soc: Soc) -> int:
     """Cycles of the MAC array: whole groups of kernels, whole chunks of channels (timing.md §4)."""
     kernels, height, width, channels = layer.weight.shape
-    pixels = math.prod(layer.output.shape[:-1])
+    pixels = sum(step.target.rows * step.target.width for step in layer.steps)
     if layer.depthwise:
         return divide_up(channels, soc.depthwise_group) * height * width * pixels
     return divide_up(kernels, soc.kernel_group) * divide_up(channels, soc.channel_chunk) * height * width * pixels
+
+
+def tasks(layer: AnyLayer) -> int:
+    """Tasks of a layer that nothing cuts but its moves, or else its images."""
+    return len(layer.steps) if isinstance(layer, Convolution) else layer.output.shape[0]
+
+
+def transfer_bytes(layer: AnyLayer, soc: Soc) -> int:
+    """What a layer reads and writes of tensors, parts of which its moves name, and its coefficients."""
+    if not isinstance(layer, Convolution):
+        constant = layer.operand if isinstance(layer, Elementwise) and layer.operand not in layer.reads else None
+        tensors = (*layer.reads, layer.output, *([constant] if constant else []))
+        return sum(cube_bytes(tensor, soc) for tensor in tensors)
+    read, written = (align(channels, soc.atom_bytes) for channels in (layer.weight.shape[3], layer.bias.size))
+    moved = layer.weight.nbytes + (cube_bytes(layer.addend.tensor, soc) if layer.addend else 0)
+    for step in layer.steps:
+        moved += step.source.rows * step.source.width * read + step.target.rows * step.target.width * written
+    return moved
 
 
 def computes(node: Node, target: Target) -> bool:
@@ -72,15 +91,15 @@ def computes(node: Node, target: Target) -> bool:
 
 
 def npu_seconds(node: Node, target: Target) -> float:
-    """An accepted node inside a partition: its tensors are moved once, every pass has its interrupt."""
+    """An accepted node inside a partition: every layer has its interrupt, every move of one a task in its chain."""
     layers = [layer for layer in OPERATORS[node.op].lower(node, target) if not isinstance(layer, View)]
     if not layers:
         return 0.0
     convolutions = [layer for layer in layers if isinstance(layer, Convolution)]
-    moved = sum(cube_bytes(tensor, target.soc) for tensor in features(node))
-    moved += sum(layer.weight.nbytes for layer in convolutions)
+    moved = sum(transfer_bytes(layer, target.soc) for layer in layers)
     cycles = sum(product_cycles(layer, target.soc) for layer in convolutions) + moved / PORT_BYTES
-    return cycles / CLOCK + PASS_SECONDS * len(layers)
+    chained = sum(map(tasks, layers)) - len(layers)
+    return cycles / CLOCK + PASS_SECONDS * len(layers) + TASK_SECONDS * chained
 
 
 def border_seconds(part: Graph, target: Target) -> float:

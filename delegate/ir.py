@@ -85,11 +85,12 @@ class Graph:
 
 @dataclass(frozen=True, eq=False)
 class Requantize:
-    """How the accumulators of some output channels become bytes: through BS, BN and OUT_CVT, one after the other.
+    """How the accumulators of some output channels become bytes: through BS, BN, EW and OUT_CVT, one after the other.
 
     v = round((accumulator + bias) * channel_multiplier / 2**channel_shift), in BS, ties to even (S-19, S-21)
     v = clamp of v to [0, relu_limit] if ``relu``
-    v = round(v * norm_multiplier / 2**norm_shift), in BN
+    v = round(v * norm_multiplier / 2**norm_shift) + norm_addend, in BN (S-154)
+    v = v * gain, in EW
     out = saturate(round(v * multiplier / 2**shift) + offset), ties to even, or away from zero (S-01, S-04)
     """
 
@@ -102,6 +103,8 @@ class Requantize:
     channel_shift: int = 0
     norm_multiplier: int | None = None  # None: BN does nothing
     norm_shift: int = 0
+    norm_addend: int = 0
+    gain: npt.NDArray[np.int8] | None = None  # (channels), signed bytes, not 0; None: EW does nothing
     relu: bool = False
     relu_limit: int | None = None
 
@@ -214,7 +217,8 @@ class Elementwise:
     main_multiplier: int = 1  # signed 16 bits
     main_shift: int = 0
     operation: Literal["max", "min", "add", "subtract", "multiply"] | None = None
-    operand: Tensor | None = None  # of main's shape, or (1, 1, 1, channels) for all pixels; may be a constant
+    # Of main's shape, or (1, 1, 1, channels) for all pixels; may be a constant, and then of some rows that repeat.
+    operand: Tensor | None = None
     operand_first: int = 0  # pixel of the operand that meets main's first; behind its last lies what nobody looks at
     operand_offset: int = 0
     operand_multiplier: int = 1  # signed 16 bits
@@ -229,6 +233,11 @@ class Elementwise:
     def per_channel(self) -> bool:
         """Whether the operand is one number a channel, for all of several pixels."""
         return self.operand is not None and self.operand.shape[1:3] == (1, 1) != self.output.shape[1:3]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the operand is a constant of fewer rows, which meet the first rows, the next ones, and so on."""
+        return self.operand is not None and not self.per_channel and self.operand.shape[1] < self.output.shape[1]
 
     @property
     def scales_main(self) -> bool:
@@ -301,6 +310,7 @@ class ConvTile:
     weight: Place
     bias: Place
     output: Place
+    gain: Place | None  # a byte a channel
     addend: Place | None
     addend_surface: int  # atoms
     addend_skip: int  # atoms of a surface of the addend that other slices read
@@ -308,7 +318,7 @@ class ConvTile:
 
 @dataclass(frozen=True, eq=False)
 class FlyingTile:
-    """One image of an Elementwise layer: one task. All sizes are true sizes."""
+    """Some rows of an image of an Elementwise layer: one task. All sizes are true sizes."""
 
     layer: Elementwise
     rows: int

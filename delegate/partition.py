@@ -13,11 +13,12 @@ from delegate import cost
 from delegate.hw.soc import FORMS, Target
 from delegate.ir import Graph, Node
 from delegate.ops import OPERATORS, Rule
+from delegate.ops.rules import ALLOW
 
+CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")  # whose floats are no sign of a model that is not quantized
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 QUANTIZE = "quantize the whole model to 8 bits, inputs and outputs too (full integer quantization)"
 REPLACE = "express it by operators that are supported (python -m delegate ops lists them)"
-ALLOW = "allow unproven register programs (option unproven=always), or run the device's known-answer probes"
 ONLY_NAMES = "its partition would compute nothing: the numbers stay where they are in memory"
 NOT_NEEDED = "none is needed: it costs next to nothing on the CPU"
 NODE_MARGIN = 2  # within a partition a node leaves only if the CPU is this many times as fast: no estimate is better
@@ -45,6 +46,56 @@ class Refusal:
     remedy: str
 
 
+AT_THE_END = "leave it out of the model and apply it to the outputs"
+NO_SORTING = "no unit sorts or gives an index: the pooling unit's is of its window, row and column modulo 8 (S-177)"
+NO_ADDRESSES = "it reads places that computed numbers name, and the addresses in the NPU's commands are fixed"
+NO_TRUTH = "its results are true or false, which the DPU compares in fp16 only (S-163, S-164)"
+NO_STATE = "it keeps a state from one step to the next, and a program's buffers are written anew by every invoke"
+# Why operators that real models have are not taken at all, or not from and to floats, and what to do about it.
+UNSUPPORTED: Mapping[str, Refusal] = {
+    "SOFTMAX": Refusal("it divides by a sum that it computes, and the DPU divides floats only (S-163)", AT_THE_END),
+    "LOG_SOFTMAX": Refusal("it takes the logarithm of a sum that it computes, and tables are for 8 bits", AT_THE_END),
+    "L2_NORMALIZATION": Refusal(
+        "it divides by the root of a sum that it computes, and the DPU divides floats only (S-163)", AT_THE_END
+    ),
+    "DIV": Refusal("the DPU divides floats only (S-163)", "multiply by the reciprocal, as MUL"),
+    **dict.fromkeys(("ARG_MAX", "ARG_MIN", "TOPK_V2"), Refusal(NO_SORTING, AT_THE_END)),
+    "NON_MAX_SUPPRESSION_V4": Refusal(NO_SORTING, AT_THE_END),
+    "NON_MAX_SUPPRESSION_V5": Refusal(NO_SORTING, AT_THE_END),
+    **dict.fromkeys(
+        ("GATHER", "GATHER_ND", "EMBEDDING_LOOKUP"),
+        Refusal(NO_ADDRESSES, "express it by SLICE or STRIDED_SLICE where the places are known"),
+    ),
+    "CAST": Refusal("it makes numbers without a scale, and the NPU's tensors have one", "express it by QUANTIZE"),
+    "DEQUANTIZE": Refusal(
+        "it makes floats, and the output converter gives whole numbers always (S-13)",
+        "have the model give 8 bits (inference_output_type of the converter)",
+    ),
+    "QUANTIZE": Refusal(
+        "it reads floats, and the NPU's tensors are of 8 bits",
+        "have the model take 8 bits (inference_input_type of the converter)",
+    ),
+    "BATCH_MATMUL": Refusal(
+        "both matrices are computed, and one has to be packed as kernels before the model runs (npu.md §3.4)",
+        "express it by FULLY_CONNECTED with constant weights",
+    ),
+    **dict.fromkeys(
+        ("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "SELECT", "SELECT_V2", "WHERE"),
+        Refusal(NO_TRUTH, "express it by MAXIMUM, MINIMUM or RELU"),
+    ),
+    **dict.fromkeys(
+        ("LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "UNIDIRECTIONAL_SEQUENCE_RNN", "SVDF"),
+        Refusal(NO_STATE, "unroll it, or express it by convolutions over time"),
+    ),
+    **dict.fromkeys(
+        ("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"),
+        Refusal(
+            "it moves pixels between images, which nothing here does",
+            "express the pair by a convolution with dilation",
+        ),
+    ),
+    "CUSTOM": Refusal("it is an operator of the model's own, which only its author knows", AT_THE_END),
+}
 EVERYTHING = Selection()
 Refusals = dict[int, Refusal | None]  # by index of the node; None for one that is accepted
 
@@ -56,12 +107,10 @@ def is_complete(node: Node, target: Target) -> bool:
     quants = [tensor.quant for tensor in tensors if tensor.quant is not None]
     whole = all(data.shape == tensor.shape and str(data.dtype) == tensor.dtype for tensor, data in constants)
     scaled = all(quant.scale.size and quant.zero_point.size in (1, quant.scale.size) for quant in quants)
-    return whole and scaled and bool(node.inputs) and bool(node.outputs)
+    return whole and scaled and bool(node.outputs)
 
 
-COMPLETE = Rule(
-    "there are inputs and outputs, and what they say of their data, scales and zero points is so", is_complete
-)
+COMPLETE = Rule("there are outputs, and tensors are what they say of their data, scales and zero points", is_complete)
 
 
 def broken_rule(node: Node, target: Target) -> Rule | None:
@@ -76,8 +125,12 @@ def refusal(node: Node, target: Target) -> Refusal | None:
     rule = broken_rule(node, target) if supported else None
     if supported and rule is None:
         return None
+    floats = any(tensor.dtype in FLOATS for tensor in cost.features(node))
+    if node.op in UNSUPPORTED and (not supported or floats):
+        known = UNSUPPORTED[node.op]
+        return replace(known, remedy=QUANTIZE) if floats and node.op not in CONVERSIONS else known
     reason = f"not so that {rule.text}" if rule else f"operator {node.op} is not supported"
-    if any(tensor.dtype in FLOATS for tensor in cost.features(node)):
+    if floats:
         return Refusal(reason, QUANTIZE)
     if rule is None:
         return Refusal(reason, REPLACE)

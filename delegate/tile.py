@@ -25,6 +25,8 @@ from delegate.ir import (
 from delegate.memory import Cube
 
 LARGEST_ATOMICS = (1 << 18) - 1  # output pixels a task may have (npu.md §8)
+LARGEST_FLYING_ROWS = 8192  # of a task without convolution: 13 bits of DPU and DPU_RDMA (npu.md §8)
+LARGEST_FLYING_WIDTH = 4096  # pixels; longer rows lose some (C-2)
 LARGEST_ROWS = 1022  # rows a task may read or write: 11 bits, and FEATURE_GRAINS is no more than it (S-78, S-86)
 
 
@@ -191,6 +193,7 @@ class Operands:
     addend: Cube | None
     weight: Place
     bias: Place
+    gain: Place | None
 
 
 def tile(layer: Convolution, where: Operands, soc: Soc) -> list[ConvTile]:
@@ -253,6 +256,7 @@ def tile_move(
                     feature=slice_of(where.feature, source, move.source.pitch, read_start, rows.start),
                     weight=where.weight + start * per_channel,
                     bias=where.bias + start * operand_bytes,
+                    gain=where.gain + start if where.gain and run.gain is not None else None,
                     output=slice_of(where.output, target, move.target.pitch, start, outputs.start),
                     addend=slice_of(
                         where.addend, where.addend.image(move.target.image), shape.output_width, start, outputs.start
@@ -267,29 +271,40 @@ def tile_move(
 
 
 def tile_elementwise(layer: Elementwise, main: Cube, operand: Cube | None, output: Cube, soc: Soc) -> list[FlyingTile]:
-    """One task an image. Rows that pad a surface are computed as well where all cubes have them."""
+    """Tasks for each image, one if it is not too high. Rows that pad a surface are computed where all cubes have them.
+
+    Raises CompileError for rows that are too wide.
+    """
     images, height, width, channels = layer.output.shape
+    if width > LARGEST_FLYING_WIDTH:
+        raise CompileError(f"{layer.operator}: rows of {width} pixels, of which {LARGEST_FLYING_WIDTH} are possible")
     padded = surface_rows(height, soc)
     cubes = [main, output, *([operand] if operand and not layer.per_channel else [])]
     rows = padded if all(cube.surface_bytes == padded * width * soc.atom_bytes for cube in cubes) else height
-    return [
-        FlyingTile(
-            layer=layer,
-            rows=rows,
-            width=width,
-            channels=align(channels, soc.atom_bytes),
-            main=main.image(image),
-            main_surface=main.surface_bytes // soc.atom_bytes,
-            operand=operand.image(image if layer.operand and layer.operand.shape[0] > 1 else 0)
-            + layer.operand_first * soc.atom_bytes
-            if operand
-            else None,
-            operand_surface=operand.surface_bytes // soc.atom_bytes if operand else 0,
-            output=output.image(image),
-            output_surface=output.surface_bytes // soc.atom_bytes,
-        )
-        for image in range(images)
-    ]
+    row_bytes = width * soc.atom_bytes
+    most = layer.operand.shape[1] if layer.operand and layer.repeats else LARGEST_FLYING_ROWS
+    tiles: list[FlyingTile] = []
+    for image in range(images):
+        for start in range(0, rows, most):
+            first = start * row_bytes
+            met = layer.operand_first * soc.atom_bytes + (0 if layer.per_channel or layer.repeats else first)
+            tiles.append(
+                FlyingTile(
+                    layer=layer,
+                    rows=min(most, rows - start),
+                    width=width,
+                    channels=align(channels, soc.atom_bytes),
+                    main=main.image(image) + first,
+                    main_surface=main.surface_bytes // soc.atom_bytes,
+                    operand=operand.image(image if layer.operand and layer.operand.shape[0] > 1 else 0) + met
+                    if operand
+                    else None,
+                    operand_surface=operand.surface_bytes // soc.atom_bytes if operand else 0,
+                    output=output.image(image) + first,
+                    output_surface=output.surface_bytes // soc.atom_bytes,
+                )
+            )
+    return tiles
 
 
 def tile_pooling(layer: Pooling, source: Cube, output: Cube, soc: Soc) -> list[PoolTile]:

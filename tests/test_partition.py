@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from generate import random_graph
-from layers import EVERY_FORM, PROVEN, convolution, feature, graph
+from layers import EVERY_FORM, PROVEN, convolution, feature, graph, quant
 from tflite_writer import Array, Builder, Model, write
 
 from benchmarks.harness import infer, random_inputs
 from delegate import cost
+from delegate.builtin_operators import NAMES
 from delegate.ir import Convolution, Graph, Node, Tensor
 from delegate.ops import OPERATORS, Operator, Rule
 from delegate.partition import (
     NODE_MARGIN,
     ONLY_NAMES,
     QUANTIZE,
+    UNSUPPORTED,
     Selection,
     examine,
     partitions,
@@ -283,6 +286,49 @@ def test_cycles_are_those_of_the_timing_model(shared: Path) -> None:
     assert sum(map(cost.macs, model.nodes)) == 568_740_352 + 1024  # as its authors say, and a class more
 
 
+def seconds(op: str, source: Tensor, output: Tensor, *others: Tensor, **params: Any) -> float:
+    return cost.npu_seconds(Node(0, op, (source, *others), (output,), params), EVERY_FORM)
+
+
+def numbers(*given: int) -> Tensor:
+    return Tensor(5, "", (len(given),), "int32", None, np.array(given, np.int32))
+
+
+def test_moves_are_tasks_and_what_they_read_and_write_is_counted() -> None:
+    """A part of a large tensor costs as much as of a small one; a task in a chain less than a pass."""
+    part = feature(1, 4, 30, 32)
+    of_many, of_few = (
+        seconds("SLICE", feature(0, rows, 60, 32), part, numbers(0, 1, 3, 0), numbers(1, 4, 30, 32)) for rows in (60, 6)
+    )
+    assert of_many == of_few
+    moved = 2 * 4 * 30 * 32 / cost.PORT_BYTES
+    assert of_many > cost.PASS_SECONDS + moved / cost.CLOCK
+    one, several = (
+        seconds("PAD", Tensor(0, "", (n, 6, 6, 16), "int8", quant()), Tensor(1, "", (n, 8, 8, 16), "int8", quant()),
+                numbers_of_sides(1))
+        for n in (1, 3)
+    )  # fmt: skip
+    products = 64 * 3 * 3
+    each = (products + (6 * 6 * 16 + 8 * 8 * 16) / cost.PORT_BYTES) / cost.CLOCK
+    assert several - one == pytest.approx(2 * (cost.TASK_SECONDS + each))
+
+
+def numbers_of_sides(side: int) -> Tensor:
+    sides = np.array([(0, 0), (side, side), (side, side), (0, 0)], np.int32)
+    return Tensor(5, "", sides.shape, "int32", None, sides)
+
+
+def test_a_constant_of_the_elementwise_unit_is_read() -> None:
+    """For every pixel by devices that may read nothing smaller."""
+    source, output = feature(0, 16, 16, 32), feature(1, 16, 16, 32)
+    factors = Tensor(2, "", (1, 1, 1, 32), "int8", quant(), np.ones((1, 1, 1, 32), np.int8))
+    node = Node(0, "MAXIMUM", (source, factors), (output,), {})
+    cubes = 16 * 16 * 32 / cost.PORT_BYTES / cost.CLOCK
+    assert cost.npu_seconds(node, PROVEN) == pytest.approx(cost.PASS_SECONDS + 3 * cubes)
+    constant = 32 / cost.PORT_BYTES / cost.CLOCK
+    assert cost.npu_seconds(node, EVERY_FORM) == pytest.approx(cost.PASS_SECONDS + 2 * cubes + constant)
+
+
 def tensor(index: int, shape: tuple[int, ...], data: Array | None = None) -> Tensor:
     return Tensor(index, "", shape, "int8", None, data)
 
@@ -338,3 +384,16 @@ def test_remedies_fit_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert remedy(Node(1, "CONV_2D", (floats, *node.inputs[1:]), (floats,), {})) == QUANTIZE
     assert remedy(Node(1, "NOTHING_LIKE_IT", (floats,), (floats,), {})) == QUANTIZE
     assert "delegate ops" in remedy(Node(1, "NOTHING_LIKE_IT", (source,), (source,), {}))
+
+
+@pytest.mark.parametrize("op", UNSUPPORTED)
+def test_operators_that_the_npu_has_no_form_for_say_why(op: str) -> None:
+    """In words of their own, in place of a rule's; QUANTIZE is taken where nothing is a float."""
+    source, floats = feature(0, 8, 8, 16), Tensor(1, "", (1, 8, 8, 16), "float32")
+    assert op in NAMES
+    whole = refusal(Node(0, op, (source,), (replace(source, index=2),), {}), EVERY_FORM)
+    assert whole == (UNSUPPORTED[op] if op != "QUANTIZE" else None)
+    to_floats = refusal(Node(0, op, (source,), (floats,), {}), EVERY_FORM)
+    assert to_floats is not None
+    assert to_floats.reason == UNSUPPORTED[op].reason
+    assert (to_floats.remedy == QUANTIZE) == (op not in ("QUANTIZE", "DEQUANTIZE", "CAST"))

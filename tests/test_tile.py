@@ -11,12 +11,12 @@ from delegate.errors import CompileError
 from delegate.hw.layout import surface_rows
 from delegate.hw.soc import RK3588
 from delegate.hw.task import Place
-from delegate.ir import Convolution, ConvTile, Node
+from delegate.ir import Convolution, ConvTile, Elementwise, FlyingTile, Node, Requantize
 from delegate.memory import Cube, surface_bytes
 from delegate.ops import OPERATORS
 from delegate.ops.conv2d import CBUF_TEXT, conv2d
 from delegate.ops.depthwise_conv2d import depthwise_conv2d
-from delegate.tile import Operands, tile
+from delegate.tile import Operands, tile, tile_elementwise
 
 
 def tiles_of(layer: Convolution) -> list[ConvTile]:
@@ -151,3 +151,45 @@ def test_one_slice_of_a_tensor_that_does_not_fit_reads_the_rows_it_needs() -> No
     (part,) = tiles_of(layer_of(4, 214, 289, 1, (1, 1), (4, 4), "SAME", False))
     assert (part.input_height, part.output_height) == (1, 1)
     assert part.feature_banks <= 11
+
+
+def flying_tiles(height: int, width: int, channels: int, constant_a_channel: bool, first: int = 0) -> list[FlyingTile]:
+    main, output = (feature(index, height, width, channels) for index in (0, 1))
+    operand = feature(2, 1, 1, channels) if constant_a_channel else feature(2, height, width, channels)
+    run = Requantize(range(channels), 1, 0, 0)
+    layer = Elementwise(0, "MAXIMUM", main, output, run, operation="max", operand=operand, operand_first=first)
+    cubes = [
+        Cube(
+            Place(number, 0),
+            channels // 16,
+            surface_bytes(tensor, RK3588),
+            channels // 16 * surface_bytes(tensor, RK3588),
+        )
+        for number, tensor in enumerate((main, operand, output))
+    ]
+    return tile_elementwise(layer, *cubes, RK3588)
+
+
+def test_a_large_image_is_one_task_of_the_elementwise_unit() -> None:
+    (only,) = flying_tiles(2000, 2000, 16, False)
+    assert (only.rows, only.width, only.main_surface) == (2000, 2000, 2000 * 2000)
+
+
+@pytest.mark.parametrize("constant_a_channel", [False, True])
+def test_rows_beyond_the_registers_are_tasks_of_their_own(constant_a_channel: bool) -> None:
+    found = flying_tiles(20000, 3, 32, constant_a_channel, first=0 if constant_a_channel else 5)
+    assert sum(part.rows for part in found) == 20000
+    assert max(part.rows for part in found) <= 8192
+    row = 0
+    for part in found:
+        assert part.operand is not None
+        assert part.main.offset == part.output.offset == row * 3 * 16
+        assert part.operand.offset == (0 if constant_a_channel else (5 + row * 3) * 16)
+        assert (part.main_surface, part.channels) == (60000, 32)
+        row += part.rows
+
+
+def test_rows_that_are_too_wide_are_refused() -> None:
+    assert len(flying_tiles(4, 4096, 16, False)) == 1
+    with pytest.raises(CompileError, match="4097 pixels"):
+        flying_tiles(4, 4097, 16, False)

@@ -19,7 +19,7 @@ from delegate.hw.layout import align, fits_cbuf, surface_rows
 from delegate.hw.soc import BS_CLAMP, FLYING_SCALE, NORM_SHIFT, OPERAND_GAIN, Target
 from delegate.ir import Addend, AnyLayer, Convolution, Elementwise, Node, Requantize, Tensor, View
 from delegate.ops import Rule, lowers
-from delegate.ops.limits import activation_limits, is_limited, limits, limits_fit, unlimited
+from delegate.ops.limits import activation_limits, is_limited, limits, unlimited
 from delegate.ops.operands import (
     CHANNEL_OPERAND_TEXT,
     CONSTANT_TEXT,
@@ -38,7 +38,7 @@ from delegate.ops.operands import (
     stored,
     values,
 )
-from delegate.ops.rules import ACTIVATION
+from delegate.ops.rules import ACTIVATION, ALLOW, possible
 from delegate.requantize import LARGEST_ERROR, clamped, factor, quotient
 from delegate.sums import constant_sum, exact_sum, weighted_sum
 
@@ -254,35 +254,35 @@ def layers_of(node: Node, target: Target) -> list[AnyLayer]:
         if form:
             return [*what.found.layers, form.layer]
     form = first_exact(what, possible)
-    if form is None or not limits_fit(node, target):
-        raise CompileError(f"{node.op}: no form meets the scales and the activation")
+    if form is None:
+        raise CompileError(f"{node.op}: no form meets the scales")
     return [*what.found.layers, replace(form.layer, output=unlimited(node)), *limits(node, target)]
-
-
-def layers_exist(node: Node, target: Target) -> bool:
-    try:
-        layers_of(node, target)
-    except CompileError:
-        return False
-    return True
 
 
 SUM_RULES = [
     *RULES,
     ACTIVATION,
-    on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed)),
+    on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed, ALLOW)),
     on_cubes(
         Rule(
             "one operand is a constant for all pixels, or none is broadcast over them and a row of both fits the CBUF "
             f"of 384 KiB, or the device may use: {FLYING_SCALE}",
             form_is_allowed,
+            f"{ALLOW}, or use fewer channels",
         )
     ),
-    on_cubes(Rule(CONSTANT_TEXT, lambda node, target: has_constant(node) or constants_fit(node, target))),
     on_cubes(
         Rule(
-            "the scales are met within 0.45 output steps, and the activation's limits in BS or in constants of 1 MiB",
-            layers_exist,
+            CONSTANT_TEXT,
+            lambda node, target: has_constant(node) or constants_fit(node, target),
+            f"{ALLOW}, or have constants that are one number a channel",
+        )
+    ),
+    on_cubes(
+        Rule(
+            "the scales are met within 0.45 output steps",
+            possible(layers_of),
+            "calibrate both operands together, so that their scales are nearer to each other",
         )
     ),
 ]

@@ -12,34 +12,35 @@ altogether, so that integers are within 1.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
 from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.soc import NORM_SHIFT, PART_OF_ROW, ROW_SKIP, Soc, Target
-from delegate.ir import Convolution, Move, Node, Pixels, Requantize, Tensor, as_cube
-from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import BS_CLAMP_TEXT, CBUF_TEXT, clamp_is_allowed
+from delegate.ir import AnyLayer, Convolution, Move, Node, Pixels, Requantize, Tensor, as_cube
+from delegate.ops import Lowering, Rule, lowers
+from delegate.ops.conv2d import CBUF_TEXT
 from delegate.ops.copies import copy, forms_of
-from delegate.ops.geometry import same_padding
-from delegate.ops.parts import Shape, factors, holds, into, layer_fits, limited, part_of_output, reduced_axes, thinned
+from delegate.ops.inner import AVERAGED, DENSE, UNLIMITED, inner
+from delegate.ops.limits import with_limits
+from delegate.ops.parts import factors, into, layer_fits, limited, reduced_axes, thinned
 from delegate.ops.rules import (
-    ACTIVATION,
-    EXTENT,
-    FEATURES_8_BIT,
-    IMAGES,
+    ALLOW,
+    CBUF_REMEDY,
     INPUT_IMAGES,
-    ONE_FEATURE,
-    PADDING_KNOWN,
+    NODES_AT_A_TIME,
+    ONE_FEATURE_RULES,
     ROOM,
-    SAME_DTYPE,
-    SAME_QUANTIZATION,
-    SCALES_POSITIVE,
-    WINDOW_SIZES,
+    SCALES_REMEDY,
+    WINDOW_RULES,
+    possible,
 )
-from delegate.requantize import clamped, quotient
+from delegate.ops.windows import Windows, output_is_computed, windows_of
+from delegate.requantize import clamped, exact, mean, quotient
 
 MOST_RECTANGLES = 64  # of outputs with as many pixels inside, each a task
 LARGEST_RATIO = 1.9  # of scales, where averages are averaged
@@ -52,38 +53,6 @@ class Span:
     outputs: range
     first: int  # pixel of the first window
     taps: int
-
-
-@dataclass(frozen=True)
-class Windows:
-    """What is averaged, and the results' four dimensions; a stride between windows of which there is one is 1."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    before: tuple[int, int]  # pixels of padding: top, left
-    shape: Shape
-    channels: bool  # whether they are averaged too
-
-
-def windows_of(node: Node) -> Windows:
-    """The windows of a node whose output's shape follows from them."""
-    feature = node.inputs[0]
-    assert feature is not None
-    images, *sizes, channels = feature.shape
-    if node.op != "AVERAGE_POOL_2D":
-        axes = reduced_axes(node) or ()
-        kernel = tuple(size if axis in axes else 1 for axis, size in enumerate(sizes, 1))
-        extents = [1 if axis in axes else size for axis, size in enumerate(sizes, 1)]
-        shape = (images, *extents, 1 if 3 in axes else channels)
-        return Windows((kernel[0], kernel[1]), (1, 1), (0, 0), shape, 3 in axes)
-    kernel, stride = node.params["filter"], node.params["stride"]
-    sides = [(0, 0), (0, 0)]
-    if node.params["padding"] == "SAME":
-        sides = [same_padding(*axis) for axis in zip(sizes, kernel, stride, strict=True)]
-    axes_of = zip(sizes, sides, kernel, stride, strict=True)
-    extents = [(size + sum(side) - taps) // step + 1 for size, side, taps, step in axes_of]
-    steps = [step if extent > 1 else 1 for step, extent in zip(stride, extents, strict=True)]
-    return Windows(kernel, (steps[0], steps[1]), (sides[0][0], sides[1][0]), (images, *extents, channels), False)
 
 
 def spans(size: int, kernel: int, stride: int, before: int, extent: int) -> list[Span]:
@@ -119,7 +88,7 @@ def first_windows(windows: Windows, soc: Soc) -> tuple[int, int]:
     The second windows are as large as can be: the roundings of many averages cancel out. Raises CompileError where the
     windows are no multiple of any that would do.
     """
-    if kernel_fits(windows.kernel, soc) or windows.channels:
+    if kernel_fits(windows.kernel, soc) or (windows.channels and max(windows.kernel) <= soc.largest_kernel):
         return 1, 1
     height, width = windows.kernel
     found = [
@@ -168,15 +137,28 @@ def rectangles(feature: Tensor, output: Tensor, windows: Windows) -> dict[tuple[
 def converter(node: Node, source: Tensor, output: Tensor, pixels: int, activation: str, target: Target) -> Requantize:
     """From the sum of a window of so many numbers to the output, clamps included; raises CompileError.
 
-    AVERAGE_POOL_2D rounds the average of the stored numbers, ties away from zero; MEAN that of their distance from the
-    zero point.
+    AVERAGE_POOL_2D rounds the average of the stored numbers, ties away from zero; MEAN and SUM multiply the sum of
+    distances from the zero point, with roundings that are met where they happen in one layer.
     """
     assert source.quant is not None and output.quant is not None
-    real = float(source.quant.scale[0]) / float(output.quant.scale[0]) / (1 if node.op == "SUM" else pixels)
+    ratio, channels = float(source.quant.scale[0]) / float(output.quant.scale[0]), output.shape[-1]
     stored = -quantize.domain_offset(output.dtype)
     offset = stored if node.op == "AVERAGE_POOL_2D" else quantize.zero_point(output.quant, output.dtype)
-    run = quotient(real, pixels * 255, output.shape[-1], offset, NORM_SHIFT in target.forms)
+    if NORM_SHIFT in target.forms and reduces_at_once(node, pixels):
+        run = (
+            exact(ratio, 255 * pixels, channels, offset) if node.op == "SUM" else mean(ratio, pixels, channels, offset)
+        )
+    else:
+        real = ratio / (1 if node.op == "SUM" else pixels)
+        run = quotient(real, pixels * 255, channels, offset, NORM_SHIFT in target.forms)
     return clamped(run, *quantize.activation_range(activation, output.quant, output.dtype))
+
+
+def reduces_at_once(node: Node, pixels: int) -> bool:
+    """Whether a MEAN or SUM takes all its numbers in windows of so many."""
+    feature, axes = node.inputs[0], reduced_axes(node) or ()
+    assert feature is not None
+    return node.op in ("MEAN", "SUM") and math.prod(feature.shape[axis] for axis in axes) == pixels
 
 
 def clamps_afterwards(node: Node) -> bool:
@@ -224,13 +206,19 @@ def averaged(
     return layers
 
 
-def lower(node: Node, target: Target) -> list[Convolution]:
-    """The layers of a node; raises CompileError where there are none."""
+@lru_cache(maxsize=NODES_AT_A_TIME)
+def limited_average(node: Node, target: Target) -> list[AnyLayer]:
+    """The layers of a node, its activation included; raises CompileError where there are none."""
+    return with_limits(node, target, clamped_by_bs)
+
+
+def clamped_by_bs(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a node, the last of which clamp; raises CompileError where there are none."""
     output, activation = node.outputs[0], node.params.get("activation", "NONE")
     if not clamps_afterwards(node):
         return unclamped(node, output, activation, target)
     assert output.quant is not None
-    part, limits = part_of_output(node, 0), quantize.activation_range(activation, output.quant, output.dtype)
+    part, limits = inner(output, UNLIMITED), quantize.activation_range(activation, output.quant, output.dtype)
     last = limited(copy(node, part, output), *limits, quantize.zero_point(output.quant, output.dtype))
     return [*unclamped(node, part, "NONE", target), last]
 
@@ -244,9 +232,9 @@ def unclamped(node: Node, output: Tensor, activation: str, target: Target) -> li
     layers: list[Convolution] = []
     if (first_y, first_x) != (1, 1):
         seen = [(n - 1) * s + k for n, s, k in zip((rows, columns), windows.stride, windows.kernel, strict=True)]
-        shape = (images, seen[0] // first_y, seen[1] // first_x, channels)
-        part = replace(part_of_output(node, 1, shape), quant=feature.quant)
-        firsts = Windows((first_y, first_x), (first_y, first_x), (0, 0), shape, False)
+        shape = (images, seen[0] // first_y, seen[1] // first_x, feature.shape[3])
+        part = replace(inner(output, AVERAGED, shape), quant=feature.quant)
+        firsts = Windows((first_y, first_x), (first_y, first_x), (0, 0, 0, 0), shape)
         layers += averaged(node, feature, part, firsts, "NONE", target)
         feature = part
         stride = (max(windows.stride[0] // first_y, 1), max(windows.stride[1] // first_x, 1))
@@ -258,15 +246,10 @@ def unclamped(node: Node, output: Tensor, activation: str, target: Target) -> li
         raise CompileError(f"strides {windows.stride} beside padding")
     left = (windows.stride[0] // steps[0][0], windows.stride[1] // steps[1][0])
     shape = (images, (rows - 1) * left[0] + 1, (columns - 1) * left[1] + 1, channels)
-    part = part_of_output(node, 2, shape)
+    part = inner(output, DENSE, shape)
     dense = replace(windows, stride=(steps[0][0], steps[1][0]), shape=shape)
     layers += averaged(node, feature, part, dense, activation, target)
-    return [*layers, *thinned(node, part, output, windows.shape, left, 3, soc)]
-
-
-def output_is_computed(node: Node, target: Target) -> bool:
-    shape = windows_of(node).shape
-    return min(shape) >= 1 and holds(node.outputs[0], shape)
+    return [*layers, *thinned(node, part, output, windows.shape, left, soc)]
 
 
 def few_rectangles(node: Node, target: Target) -> bool:
@@ -307,83 +290,95 @@ def errors_are_small(node: Node, target: Target) -> bool:
     return once or float(feature.quant.scale[0]) <= LARGEST_RATIO * float(output.quant.scale[0])
 
 
-def converter_exists(node: Node, target: Target) -> bool:
-    try:
-        lower(node, target)
-    except CompileError:
-        return False
-    return True
-
-
-def cbuf_fits(node: Node, target: Target) -> bool:
-    return all(layer_fits(layer, target.soc) for layer in lower(node, target))
-
-
 def axes_are_known(node: Node, target: Target) -> bool:
     return 0 not in (reduced_axes(node) or (0,))
 
 
-FIRST_RULES = [ONE_FEATURE, FEATURES_8_BIT, SAME_DTYPE, SCALES_POSITIVE]
-LATER_RULES = [
-    Rule("output shape is the one that the windows give", output_is_computed),
-    ROOM,
-    Rule(
-        "a window is at most 31 x 31 and 512 pixels, or, for averages without padding, at most so many windows of at "
-        "most 7 x 7",
-        windows_fit,
-    ),
-    Rule("a stride is at most 7 or, without padding, a product of such", strides_exist),
-    Rule("input scale is below 1.9 times the output's where averages are averaged", errors_are_small),
-    Rule("BS and the output converter can express the division and the clamp", converter_exists),
-    Rule(CBUF_TEXT, cbuf_fits),
-]
+def later_rules(lower: Lowering) -> list[Rule]:
+    """Rules for nodes of which a window is known, and what ``lower`` makes of them."""
+
+    def cbuf_fits(node: Node, target: Target) -> bool:
+        convolutions = [layer for layer in lower(node, target) if isinstance(layer, Convolution)]
+        return all(layer_fits(layer, target.soc) for layer in convolutions)
+
+    return [
+        Rule(
+            "output shape is the one that the windows give",
+            output_is_computed,
+            "a model with fixed shapes, which TFLite has computed itself",
+        ),
+        ROOM,
+        Rule(
+            "a window is at most 31 x 31 and 512 pixels, or, for averages without padding, at most so many windows of "
+            "at most 7 x 7",
+            windows_fit,
+            "a smaller window, or two averages in sequence",
+        ),
+        Rule("a stride is at most 7 or, without padding, a product of such", strides_exist, "a smaller stride"),
+        Rule(
+            "input scale is below 1.9 times the output's where averages are averaged",
+            errors_are_small,
+            "a larger output scale, or a smaller window",
+        ),
+        Rule("BS and the output converter can express the division", possible(lower), SCALES_REMEDY),
+        Rule(CBUF_TEXT, cbuf_fits, CBUF_REMEDY),
+    ]
 
 
 @lowers(
     "AVERAGE_POOL_2D",
     [
-        *FIRST_RULES,
-        IMAGES,
-        EXTENT,
-        SAME_QUANTIZATION,
-        ACTIVATION,
-        PADDING_KNOWN,
-        WINDOW_SIZES,
-        Rule(BS_CLAMP_TEXT, clamp_is_allowed),
-        Rule("windows that the border cuts are of at most 64 kinds and places", few_rectangles),
-        Rule(f"no window leaves the input at its sides, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", forms_allow),
-        *LATER_RULES,
+        *WINDOW_RULES,
+        Rule(
+            "windows that the border cuts are of at most 64 kinds and places",
+            few_rectangles,
+            "VALID padding, or a smaller window",
+        ),
+        Rule(
+            f"no window leaves the input at its sides, or the device may use: {PART_OF_ROW}; {ROW_SKIP}",
+            forms_allow,
+            f"{ALLOW}, or use VALID padding",
+        ),
+        *later_rules(limited_average),
     ],
 )
-def average_pool(node: Node, target: Target) -> list[Convolution]:
+def average_pool(node: Node, target: Target) -> list[AnyLayer]:
     """out[y,x,c] = round(sum over pixels inside of in[y*sy+i-top, x*sx+j-left, c] / pixels), ties away from zero."""
-    return lower(node, target)
+    return limited_average(node, target)
+
+
+@lru_cache(maxsize=NODES_AT_A_TIME)
+def reduced(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a node that has no activation; raises CompileError where there are none."""
+    return unclamped(node, node.outputs[0], "NONE", target)
 
 
 REDUCTION_RULES = [
-    *FIRST_RULES,
+    *ONE_FEATURE_RULES,
     INPUT_IMAGES,
-    Rule("the axes are constants: height, width, channels or several of them", axes_are_known),
-    *LATER_RULES,
+    Rule(
+        "the axes are constants: height, width, channels or several of them",
+        axes_are_known,
+        "reduce over height, width or channels, as a constant says",
+    ),
+    *later_rules(reduced),
 ]
 
 
 @lowers("MEAN", REDUCTION_RULES)
-def mean(node: Node, target: Target) -> list[Convolution]:
+def mean_of(node: Node, target: Target) -> list[Convolution]:
     """out[c] = requantize(sum over y,x of (in[y,x,c] - zi) / pixels), or over other axes."""
-    return lower(node, target)
+    return reduced(node, target)
 
 
-@lowers(
-    "SUM",
-    [
-        *REDUCTION_RULES,
-        Rule(
-            "the type is uint8: TFLite's reference kernels take int8 for uint8",
-            lambda node, target: node.outputs[0].dtype == "uint8",
-        ),
-    ],
+UNSIGNED = Rule(
+    "the type is uint8: TFLite's reference kernels take int8 for uint8",
+    lambda node, target: node.outputs[0].dtype == "uint8",
+    "a MEAN and a product by the number of elements",
 )
+
+
+@lowers("SUM", [*REDUCTION_RULES, UNSIGNED])
 def total(node: Node, target: Target) -> list[Convolution]:
     """out[c] = requantize(sum over y,x of (in[y,x,c] - zi)), or over other axes."""
-    return lower(node, target)
+    return reduced(node, target)

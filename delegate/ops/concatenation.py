@@ -1,7 +1,8 @@
 """CONCATENATION: each piece is copied to its place, or, in the first place, written there (place.py).
 
 Along channels a piece can be placed where it begins an atom. Pieces between two such places, and pieces of another
-scale than the output's, go through a 1x1 convolution over their cubes as one, its kernels an identity.
+scale than the output's, go through a 1x1 convolution over their cubes as one, its kernels an identity. Along another
+axis a piece of another scale is quantized anew before it is placed.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import NORM_SHIFT, Target
 from delegate.ir import AnyLayer, Convolution, Elementwise, Move, Node, Requantize, Tensor, View, all_pixels, as_cube
 from delegate.ops import Rule, lowers
+from delegate.ops.borrowed import fits, lowered
 from delegate.ops.conv2d import CBUF_TEXT
-from delegate.ops.copies import FILL, MOST_INTERMEDIATES, ONE, copy, intermediate, place_at
-from delegate.ops.movement import FEATURES, can_be_copied, few_elements, one_quantization
+from delegate.ops.copies import FILL, ONE, copy, place_at
+from delegate.ops.inner import PIECES, inner
+from delegate.ops.movement import FEATURES, can_be_copied, few_elements
 from delegate.ops.rearrange import ELSEWHERE, MOST_ELEMENTS, Piece, arranged, elements
-from delegate.ops.rules import computed_inputs, is_quantized_per_tensor
+from delegate.ops.rules import CBUF_REMEDY, MALFORMED, computed_inputs, is_quantized_per_tensor
 from delegate.requantize import LARGEST_ERROR, Channels, exact, per_channel, plain, run_errors
+
+MOST_INPUTS = len(PIECES) // 2  # a constant takes two tensors
 
 
 def pieces(node: Node) -> list[Tensor]:
@@ -34,15 +39,26 @@ def along_channels(node: Node) -> bool:
     return bool(node.params["axis"] % len(node.outputs[0].shape) == len(node.outputs[0].shape) - 1)
 
 
+def conversions(node: Node) -> dict[int, Node]:
+    """By their place among the inputs, the QUANTIZE that gives an input the output's scale and zero point."""
+    found: dict[int, Node] = {}
+    for number, tensor in enumerate(computed_inputs(node)):
+        if not is_alike(tensor, node.outputs[0]):
+            output = inner(node.outputs[0], PIECES[number], tensor.shape)
+            found[number] = replace(node, op="QUANTIZE", inputs=(tensor,), outputs=(output,), params={})
+    return found
+
+
 def side_by_side(node: Node) -> list[Piece]:
-    """The pieces along another axis than that of the channels: none for that one."""
+    """The pieces, in the output's scale, along another axis than that of the channels: none for that one."""
     if along_channels(node):
         return []
-    axis, found = node.params["axis"], []
+    axis, converted, found = node.params["axis"], conversions(node), []
     for number, tensor in enumerate(computed_inputs(node)):
         parts = [np.full(other.shape, ELSEWHERE, np.int32) for other in computed_inputs(node)]
         parts[number] = elements(tensor)
-        found.append(Piece(tensor, node.outputs[0], np.concatenate(parts, axis)))
+        source = converted[number].outputs[0] if number in converted else tensor
+        found.append(Piece(source, node.outputs[0], np.concatenate(parts, axis)))
     return found
 
 
@@ -58,12 +74,15 @@ def segments(node: Node, target: Target) -> list[tuple[int, list[Tensor]]]:
     return found
 
 
+def is_alike(a: Tensor, b: Tensor) -> bool:
+    """Whether both have one scale and zero point."""
+    assert a.quant is not None and b.quant is not None
+    return bool(a.quant.scale[0] == b.quant.scale[0] and a.quant.zero_point[0] == b.quant.zero_point[0])
+
+
 def is_placed(node: Node, segment: Sequence[Tensor]) -> bool:
     """Whether a segment is one piece as it is."""
-    first, output = segment[0].quant, node.outputs[0].quant
-    assert first is not None and output is not None
-    same = first.scale[0] == output.scale[0] and first.zero_point[0] == output.zero_point[0]
-    return len(segment) == 1 and bool(same)
+    return len(segment) == 1 and is_alike(segment[0], node.outputs[0])
 
 
 def axis_exists(node: Node, target: Target) -> bool:
@@ -147,7 +166,10 @@ def converters(node: Node, segment: Sequence[Tensor], target: Target) -> tuple[i
 
 def converters_exist(node: Node, target: Target) -> bool:
     if not along_channels(node):
-        return one_quantization(node, target)
+        converted = conversions(node).values()
+        return not converted or (
+            node.outputs[0].dtype == "uint8" and all(fits(conversion, target) for conversion in converted)
+        )
     try:
         for _, segment in segments(node, target):
             converters(node, segment, target)
@@ -184,7 +206,7 @@ def joined(node: Node, segment: Sequence[Tensor], channel: int, target: Target) 
 def made(node: Node, constant: Tensor, number: int) -> tuple[list[AnyLayer], Tensor]:
     """(layers that write a constant, the tensor they write): the larger of it and of -128, the least number."""
     floor, result = (
-        replace(intermediate(node.outputs[0], number + i, constant.shape), quant=constant.quant) for i in (0, 1)
+        replace(inner(node.outputs[0], PIECES[number + i], constant.shape), quant=constant.quant) for i in (0, 1)
     )
     source = as_cube(computed_inputs(node)[0])
     assert constant.data is not None
@@ -221,30 +243,49 @@ def along(node: Node, target: Target) -> list[AnyLayer]:
     "CONCATENATION",
     [
         *FEATURES,
-        Rule("there is no fused activation", lambda node, target: node.params["activation"] == "NONE"),
-        Rule("there is such an axis", axis_exists),
+        Rule(
+            "there is no fused activation",
+            lambda node, target: node.params["activation"] == "NONE",
+            "put the activation behind as an operator",
+        ),
+        Rule("there is such an axis", axis_exists, MALFORMED),
         Rule(
             f"tensors have at most {MOST_ELEMENTS} elements, or the axis is that of the channels",
             lambda node, target: along_channels(node) or few_elements(node, target),
+            "concatenate along channels",
         ),
-        Rule("some input is computed; a constant is joined along channels, with one image", constants_fit),
         Rule(
-            f"there are at most {MOST_INTERMEDIATES // 2} inputs",
-            lambda node, target: len(node.inputs) <= MOST_INTERMEDIATES // 2,
+            "some input is computed; a constant is joined along channels, with one image",
+            constants_fit,
+            "join constants along channels, or compute them beforehand",
         ),
-        Rule("inputs have the output's shape but for the axis", shapes_match),
+        Rule(
+            f"there are at most {MOST_INPUTS} inputs",
+            lambda node, target: len(node.inputs) <= MOST_INPUTS,
+            "concatenate in two steps",
+        ),
+        Rule(
+            "inputs have the output's shape but for the axis",
+            shapes_match,
+            MALFORMED,
+        ),
         Rule(
             "pieces between two multiples of 16 channels, in all their groups, fit one kernel of 32 KiB",
             kernels_fit,
+            "pieces of multiples of 16 channels",
         ),
-        Rule(CBUF_TEXT, cbuf_fits),
+        Rule(CBUF_TEXT, cbuf_fits, CBUF_REMEDY),
         Rule(
-            "scales are met within 0.45 output steps (along other axes than channels, there is one quantization)",
+            "scales are met within 0.45 output steps (int8 along other axes than channels: there is one quantization)",
             converters_exist,
+            "quantize all inputs alike, as the TFLite converter does",
         ),
         *can_be_copied(side_by_side),
     ],
 )
 def concatenation(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     """out = the pieces one behind the other along the axis, each requantized."""
-    return along(node, target) if along_channels(node) else arranged(node, side_by_side, target)
+    if along_channels(node):
+        return along(node, target)
+    converted = [layer for part in conversions(node).values() for layer in lowered(node, part, target)]
+    return [*converted, *arranged(node, side_by_side, target)]

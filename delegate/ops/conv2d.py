@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,62 +10,41 @@ import numpy.typing as npt
 
 from delegate import quantize
 from delegate.errors import CompileError
+from delegate.gains import with_bias
 from delegate.hw.layout import align, fits_cbuf
-from delegate.hw.soc import BS_CLAMP, NORM_SHIFT, Target
-from delegate.ir import Convolution, Node, Requantize, Tensor
+from delegate.hw.soc import CHANNEL_GAIN, NORM_SHIFT, Target
+from delegate.ir import AnyLayer, Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, geometry, lowers
+from delegate.ops.copies import selection
 from delegate.ops.geometry import lowered, padding_pixels, prepared, trimmed
 from delegate.ops.geometry import same_padding as same_padding
 from delegate.ops.geometry import window as window
 from delegate.ops.groups import LARGEST_WEIGHTS, Run, channels_match, groups_together, run_bytes, runs, within
-from delegate.ops.parts import part_of_output as part_of_output
+from delegate.ops.inner import CLASSES, inner
+from delegate.ops.limits import exists, with_limits
 from delegate.ops.rules import (
     ACTIVATION,
+    CBUF_REMEDY,
     EXTENT,
     FEATURES_8_BIT,
     IMAGES,
+    MALFORMED,
     PADDING_KNOWN,
     ROOM,
     SAME_DTYPE,
     SCALES_POSITIVE,
-    computed_inputs,
-    zero_points_fit,
+    SCALES_REMEDY,
 )
-from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
-
-
-def is_depthwise(node: Node) -> bool:
-    """Whether each channel has a kernel of its own; a product by a constant is lowered as such a node."""
-    return node.op in ("DEPTHWISE_CONV_2D", "MUL")
-
-
-def weight_of(node: Node) -> Tensor:
-    """The weight tensor; rules that run first make sure that it is there."""
-    tensor = node.inputs[1]
-    assert tensor is not None
-    return tensor
-
-
-def weight_data(node: Node) -> npt.NDArray[np.int8]:
-    """The weights in the NPU's domain."""
-    data = weight_of(node).data
-    assert data is not None
-    return quantize.to_int8(data)
-
-
-def bias_data(node: Node) -> npt.NDArray[np.int64]:
-    """int64 (output channels); zero where the node has no bias."""
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is None or bias.data is None:
-        return np.zeros(node.outputs[0].shape[3], np.int64)
-    return bias.data.astype(np.int64).reshape(-1)
-
-
-def accumulator_bound(node: Node) -> int:
-    """A bound of |accumulator| over all inputs and weights, from the sizes alone."""
-    _, height, width, channels = weight_of(node).shape
-    taps = height * width * (1 if is_depthwise(node) else channels)
-    return taps * 255 * 255 + int(np.abs(bias_data(node)).max(initial=0))
+from delegate.ops.weights import (
+    accumulator_bound,
+    bias_data,
+    input_and_constants,
+    is_depthwise,
+    weight_data,
+    weight_of,
+    weights_are_quantized,
+)
+from delegate.requantize import Channels, clamped, exact, per_channel, plain, scale_classes
 
 
 def channels_of(node: Node) -> Channels:
@@ -79,13 +59,6 @@ def channels_of(node: Node) -> Channels:
     input_point = quantize.zero_point(feature.quant, feature.dtype)
     bias = quantize.effective_bias(bias_data(node), data, point, input_point, depthwise)
     return Channels(channel_factors(node), bias, reach.astype(np.float64))
-
-
-def input_and_constants(node: Node, target: Target) -> bool:
-    """The first input alone is computed."""
-    if len(node.inputs) not in (2, 3) or len(node.outputs) != 1 or node.inputs[0] is None or node.inputs[1] is None:
-        return False
-    return computed_inputs(node) == [node.inputs[0]]
 
 
 def is_positive(node: Node, names: tuple[str, ...], most: int) -> bool:
@@ -146,32 +119,15 @@ def runs_of(node: Node, target: Target) -> list[Run]:
     return list(runs(node, one_class, target.soc))
 
 
-def clamp_is_allowed(node: Node, target: Target) -> bool:
-    """The converter saturates at the ends of 8 bits by itself; other ends need a clamp in BS."""
-    output = node.outputs[0]
-    assert output.quant is not None
-    limits = quantize.activation_range(node.params["activation"], output.quant, output.dtype)
-    return limits == (quantize.INT8_LOW, quantize.INT8_HIGH) or BS_CLAMP in target.forms
-
-
-def weights_are_quantized(node: Node, target: Target) -> bool:
-    """One scale, or one a channel of the output; one zero point."""
-    weight = weight_of(node)
-    if weight.dtype not in ("int8", "uint8") or weight.quant is None or not zero_points_fit(weight):
-        return False
-    axis = 3 if is_depthwise(node) else 0
-    channels = weight.shape[axis] if len(weight.shape) == 4 else 0
-    per_channel = weight.quant.scale.size == channels and weight.quant.axis == axis
-    one_zero_point = bool((weight.quant.zero_point == weight.quant.zero_point[0]).all())
-    return (weight.quant.scale.size == 1 or per_channel) and one_zero_point
-
-
-BS_CLAMP_TEXT = f"activation ends where 8 bits do, or the device may use: {BS_CLAMP}"
-LARGEST_PARTS = 4  # classes of channel scales, a layer each
+LARGEST_PARTS = len(CLASSES)  # classes of channel scales, a layer each
 CBUF_TEXT = "the input rows of one window and 32 kernels (64 channels, depthwise) fit the CBUF of 384 KiB"
 
 CONVOLUTION_RULES = [
-    Rule("input is computed; weights and bias are constants", input_and_constants),
+    Rule(
+        "input is computed; weights and bias are constants",
+        input_and_constants,
+        "store weights and bias in the model (freeze it before it is converted)",
+    ),
     FEATURES_8_BIT,
     SAME_DTYPE,
     IMAGES,
@@ -180,30 +136,67 @@ CONVOLUTION_RULES = [
     Rule(
         "weights have four dimensions, none of them 0",
         lambda node, target: len(weight_of(node).shape) == 4 and min(weight_of(node).shape) > 0,
+        MALFORMED,
     ),
-    Rule("weights have one scale, or one a channel, and one zero point", weights_are_quantized),
-    Rule("weights have the input's dtype", lambda node, target: weight_of(node).dtype == node.outputs[0].dtype),
+    Rule(
+        "weights have one scale, or one a channel, and one zero point",
+        weights_are_quantized,
+        "quantize weights symmetrically, a scale a channel or a tensor",
+    ),
+    Rule(
+        "weights have the input's dtype",
+        lambda node, target: weight_of(node).dtype == node.outputs[0].dtype,
+        "quantize weights and activations to one type",
+    ),
     SCALES_POSITIVE,
     ACTIVATION,
     PADDING_KNOWN,
-    Rule("stride is at least 1", lambda node, target: is_positive(node, ("stride",), 2**31)),
-    Rule("dilation is 1 to 32", lambda node, target: is_positive(node, ("dilation",), target.soc.largest_dilation)),
-    Rule("output extent is the one that the padding gives", output_is_computed),
-    Rule("stride is at most 7, or a product of such that leaves out at most 15 of 16 results", strides_fit),
-    Rule("kernel is at most 31 x 31", kernel_fits),
-    Rule("padding is at most 15 pixels, or memory has room for a padded input of 2047 pixels", padding_fits),
+    Rule(
+        "stride is at least 1",
+        lambda node, target: is_positive(node, ("stride",), 2**31),
+        MALFORMED,
+    ),
+    Rule(
+        "dilation is 1 to 32",
+        lambda node, target: is_positive(node, ("dilation",), target.soc.largest_dilation),
+        "a dilation of at most 32",
+    ),
+    Rule(
+        "output extent is the one that the padding gives",
+        output_is_computed,
+        "a model with fixed shapes, which TFLite has computed itself",
+    ),
+    Rule(
+        "stride is at most 7, or a product of such that leaves out at most 15 of 16 results",
+        strides_fit,
+        "a stride of at most 7, or two operators in sequence",
+    ),
+    Rule("kernel is at most 31 x 31", kernel_fits, "a smaller kernel, or two in sequence"),
+    Rule(
+        "padding is at most 15 pixels, or memory has room for a padded input of 2047 pixels",
+        padding_fits,
+        "a smaller kernel or image",
+    ),
     Rule(
         "bias is int32 with one number per output channel",
         lambda node, target: (
             bias_data(node).size == node.outputs[0].shape[3]
             and all(tensor.dtype == "int32" for tensor in node.inputs[2:] if tensor is not None)
         ),
+        MALFORMED,
     ),
-    Rule("accumulator stays within 32 bits", lambda node, target: accumulator_bound(node) < 2**31),
+    Rule(
+        "accumulator stays within 32 bits",
+        lambda node, target: accumulator_bound(node) < 2**31,
+        "fewer input channels or a smaller kernel",
+    ),
 ]
 CONVERTER_RULES = [
-    Rule(BS_CLAMP_TEXT, clamp_is_allowed),
-    Rule("BS and the output converter can express scales and clamp", converter_exists),
+    Rule(
+        "BS and the output converter can express scales",
+        lambda node, target: exists(node, target, converter_exists),
+        SCALES_REMEDY,
+    ),
 ]
 
 
@@ -285,8 +278,8 @@ def convolution(node: Node, weight: npt.NDArray[np.int8], depthwise: bool, targe
     if len(classes) == 1:
         return [one_convolution(node, weight, depthwise, channels, classes[0], output, target)]
     parts = [
-        one_convolution(node, weight, depthwise, channels, used, part_of_output(node, index), target)
-        for index, used in enumerate(classes)
+        one_convolution(node, weight, depthwise, channels, used, inner(output, CLASSES[number]), target)
+        for number, used in enumerate(classes)
     ]
     return [*parts, selection(node, [part.output for part in parts], classes)]
 
@@ -305,7 +298,8 @@ def one_convolution(
     assert feature is not None and feature.quant is not None
     quant = weight_of(node).quant
     assert quant is not None
-    runs = converter_of(node, channels, used, target)
+    seen = replace(channels, factors=np.where(used, channels.factors, 0.0))
+    runs, bias = with_bias(seen, converter_of(node, channels, used, target), CHANNEL_GAIN in target.forms)
     return Convolution(
         node=node.index,
         operator=node.op,
@@ -313,7 +307,7 @@ def one_convolution(
         output=output,
         weight=weight,
         weight_zero_point=quantize.zero_point(quant, weight_of(node).dtype),
-        bias=fitted_bias(runs, channels),
+        bias=bias,
         input_zero_point=quantize.zero_point(feature.quant, feature.dtype),
         stride=node.params["stride"],
         padding=padding_pixels(node),
@@ -321,29 +315,6 @@ def one_convolution(
         dilation=node.params["dilation"],
         requantize=runs,
         accumulator_scale=float(feature.quant.scale[0]) * float(quant.scale[0]) if quant.scale.size == 1 else None,
-    )
-
-
-def selection(node: Node, parts: list[Tensor], classes: list[npt.NDArray[np.bool_]]) -> Convolution:
-    """A 1x1 convolution that takes each channel from one of several tensors: 64 * (q - zero point) / 2**6, exact."""
-    output = node.outputs[0]
-    assert output.quant is not None
-    channels, one, offset = output.shape[3], 1 << 6, quantize.zero_point(output.quant, output.dtype)
-    blocks = [np.diag(np.where(used, one, 0).astype(np.int8)) for used in classes]
-    return Convolution(
-        node=node.index,
-        operator=node.op,
-        inputs=tuple(parts),
-        output=output,
-        weight=np.concatenate(blocks, axis=1).reshape(channels, 1, 1, -1),
-        weight_zero_point=0,
-        bias=np.full(channels, -one * offset, np.int32),
-        input_zero_point=0,
-        stride=(1, 1),
-        padding=(0, 0, 0, 0),
-        depthwise=False,
-        requantize=(plain(1 / one, channels, offset),),
-        accumulator_scale=float(output.quant.scale[0]) / one,
     )
 
 
@@ -357,7 +328,10 @@ def in_runs(node: Node, target: Target) -> list[Convolution]:
 
 
 def direct(node: Node, target: Target) -> list[Convolution]:
-    """The layers of a node whose kernels read all channels, or those of a group; the last ones write its output."""
+    """The layers of a node whose kernels read all channels, or those of a group; the last ones write its output.
+
+    Raises CompileError where BS cannot do the activation.
+    """
     return lowered(node, target.soc, lambda part: in_runs(part, target))
 
 
@@ -365,19 +339,28 @@ def direct(node: Node, target: Target) -> list[Convolution]:
     "CONV_2D",
     [
         *CONVOLUTION_RULES,
-        Rule("input channels and kernels are multiples of the groups", lambda node, target: channels_match(node)),
+        Rule(
+            "input channels and kernels are multiples of the groups",
+            lambda node, target: channels_match(node),
+            MALFORMED,
+        ),
         *CONVERTER_RULES,
         Rule(
             "one kernel is at most 32 KiB, over the channels of as many groups as begin 32 kernels and 16 channels",
             lambda node, target: kernel_is_small(trimmed(node, target.soc), channels_of_run(node, target), target),
+            "fewer input channels or a smaller kernel",
         ),
-        Rule("weights are at most 16 MiB with those of other groups, which are 0", run_is_small),
-        Rule(CBUF_TEXT, lambda node, target: direct_fits(node, channels_of_run(node, target), target)),
+        Rule(
+            "weights are at most 16 MiB with those of other groups, which are 0",
+            run_is_small,
+            "fewer channels, or groups of a multiple of 16 channels and 32 kernels",
+        ),
+        Rule(CBUF_TEXT, lambda node, target: direct_fits(node, channels_of_run(node, target), target), CBUF_REMEDY),
     ],
 )
-def conv2d(node: Node, target: Target) -> list[Convolution]:
+def conv2d(node: Node, target: Target) -> Sequence[AnyLayer]:
     """out[y,x,k] = requantize(bias[k] + sum over i,j,c of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (w[k,i,j,c] - zw)).
 
     SAME and VALID become explicit padding here; no later stage knows the words.
     """
-    return direct(node, target)
+    return with_limits(node, target, direct)

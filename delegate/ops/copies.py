@@ -14,19 +14,11 @@ import numpy.typing as npt
 
 from delegate.hw.soc import PART_OF_ROW, ROW_SKIP
 from delegate.ir import Convolution, Move, Node, Pixels, Tensor, all_pixels
+from delegate.quantize import zero_point
 from delegate.requantize import plain
 
 ONE = 1 << 6  # weight of an identity; with a shift of 6 behind it nothing is rounded
 FILL = -1  # in place of a channel's number: the channel is filled with one value
-FIRST_INTERMEDIATE = 1 << 40  # beyond all numbers that a model's tensors have, whatever sign
-MOST_INTERMEDIATES = 64  # of an output
-
-
-def intermediate(output: Tensor, number: int, shape: tuple[int, ...]) -> Tensor:
-    """A tensor that the model does not have, quantized as an output of the node that needs it."""
-    assert 0 <= number < MOST_INTERMEDIATES
-    index = -(FIRST_INTERMEDIATE + MOST_INTERMEDIATES * output.index + number)
-    return replace(output, index=index, name=f"{output.name} step {number}", shape=shape)
 
 
 def rectangle(tensor: Tensor, row: int, column: int, rows: int, width: int, image: int = 0, channel: int = 0) -> Pixels:
@@ -102,6 +94,29 @@ def copy(
         requantize=(plain(1 / ONE, count, 0),),
         accumulator_scale=None,  # stored numbers, whose zero is not the real one: nothing is to be added to them
         moves=moves,
+    )
+
+
+def selection(node: Node, parts: list[Tensor], classes: list[npt.NDArray[np.bool_]]) -> Convolution:
+    """A 1x1 convolution that takes each channel from one of several tensors: 64 * (q - zero point) / 2**6, exact."""
+    output = node.outputs[0]
+    assert output.quant is not None
+    channels, offset = output.shape[3], zero_point(output.quant, output.dtype)
+    blocks = [np.diag(np.where(used, ONE, 0).astype(np.int8)) for used in classes]
+    return Convolution(
+        node=node.index,
+        operator=node.op,
+        inputs=tuple(parts),
+        output=output,
+        weight=np.concatenate(blocks, axis=1).reshape(channels, 1, 1, -1),
+        weight_zero_point=0,
+        bias=np.full(channels, -ONE * offset, np.int32),
+        input_zero_point=0,
+        stride=(1, 1),
+        padding=(0, 0, 0, 0),
+        depthwise=False,
+        requantize=(plain(1 / ONE, channels, offset),),
+        accumulator_scale=float(output.quant.scale[0]) / ONE,
     )
 
 

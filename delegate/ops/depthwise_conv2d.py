@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from delegate import quantize
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
-from delegate.ir import Convolution, Node
+from delegate.ir import AnyLayer, Convolution, Node
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import (
-    CBUF_TEXT,
-    CONVERTER_RULES,
-    CONVOLUTION_RULES,
-    convolution,
-    direct_fits,
-    weight_data,
-    weight_of,
-)
+from delegate.ops.conv2d import CBUF_TEXT, CONVERTER_RULES, CONVOLUTION_RULES, convolution, direct_fits
 from delegate.ops.geometry import lowered, prepared, trimmed, window
+from delegate.ops.limits import with_limits
+from delegate.ops.rules import CBUF_REMEDY, MALFORMED
+from delegate.ops.weights import weight_data, weight_of
 
 
 def channels_match(node: Node, target: Target) -> bool:
@@ -72,14 +69,23 @@ def spread(weight: npt.NDArray[np.int8], channels: int, zero_point: int) -> npt.
     "DEPTHWISE_CONV_2D",
     [
         *CONVOLUTION_RULES,
-        Rule("weights have the input's channels times the multiplier", channels_match),
+        Rule(
+            "weights have the input's channels times the multiplier",
+            channels_match,
+            MALFORMED,
+        ),
         *CONVERTER_RULES,
-        Rule("one kernel is at most 32 KiB", kernel_is_small),
-        Rule(CBUF_TEXT, cbuf_fits),
+        Rule("one kernel is at most 32 KiB", kernel_is_small, "fewer input channels or a smaller kernel"),
+        Rule(CBUF_TEXT, cbuf_fits, CBUF_REMEDY),
     ],
 )
-def depthwise_conv2d(node: Node, target: Target) -> list[Convolution]:
+def depthwise_conv2d(node: Node, target: Target) -> Sequence[AnyLayer]:
     """out[y,x,c] = requantize(bias[c] + sum over i,j of (in[y*sy+i-top, x*sx+j-left, c] - zi) * (w[i,j,c] - zw))."""
+    return with_limits(node, target, layers)
+
+
+def layers(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a node; raises CompileError where BS cannot do the activation."""
     return lowered(node, target.soc, lambda part: unpadded(part, target))
 
 

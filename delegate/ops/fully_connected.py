@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Node, Tensor, View, as_cube
 from delegate.ops import OPERATORS, Rule, lowers
 from delegate.ops import conv2d as convolutions
+from delegate.ops.limits import with_limits
 from delegate.ops.parts import holds, placed
+from delegate.ops.rules import asked_of
 
 
 def as_convolution(node: Node) -> Node:
@@ -53,15 +56,25 @@ def shapes_fit(node: Node, target: Target) -> bool:
 @lowers(
     "FULLY_CONNECTED",
     [
-        Rule("weights are (outputs, depth), and the input is rows of depth numbers or images of so many", shapes_fit),
-        Rule("weights are stored as they come", lambda node, target: not node.params["shuffled"]),
-        *(
-            Rule(rule.text, lambda node, target, holds=rule.holds: holds(as_convolution(node), target))  # type: ignore[misc]
-            for rule in OPERATORS["CONV_2D"].rules
+        Rule(
+            "weights are (outputs, depth), and the input is rows of depth numbers or images of so many",
+            shapes_fit,
+            "reshape the input to rows of as many numbers as the weights are deep",
         ),
+        Rule(
+            "weights are stored as they come",
+            lambda node, target: not node.params["shuffled"],
+            "convert with the default layout of weights",
+        ),
+        *map(partial(asked_of, as_convolution), OPERATORS["CONV_2D"].rules),
     ],
 )
 def fully_connected(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     """out[n,k] = requantize(bias[k] + sum over c of (in[n,c] - zi) * (w[k,c] - zw))."""
+    return with_limits(node, target, product)
+
+
+def product(node: Node, target: Target) -> list[AnyLayer]:
+    """The layers of a node; raises CompileError where BS cannot do the activation."""
     *layers, last = convolutions.direct(as_convolution(node), target)
     return [*layers, placed(last, node.outputs[0])]

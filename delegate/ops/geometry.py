@@ -13,9 +13,9 @@ from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.soc import Soc
 from delegate.ir import Convolution, Node, Tensor, spanned
-from delegate.ops.parts import Sides, factors, padded, padding_fits, part_of_output, thinned
+from delegate.ops.inner import DENSE, inner
+from delegate.ops.parts import Sides, factors, padded, padding_fits, thinned, turns
 
-FIRST_PADDED, DENSE, FIRST_THINNED = 16, 40, 41  # numbers of a node's own tensors
 LARGEST_WASTE = 16  # results that are computed for one that is wanted
 
 
@@ -125,7 +125,7 @@ def prepared(node: Node, soc: Soc) -> tuple[list[Convolution], Node]:
         return [], node
     assert feature.quant is not None
     value = quantize.zero_point(feature.quant, feature.dtype)
-    layers, source = padded(node, feature, padding_pixels(node), value, FIRST_PADDED, soc)
+    layers, source = padded(node, feature, turns(padding_pixels(node), soc), value)
     return layers, replace(node, inputs=(source, *node.inputs[1:]), params={**node.params, "padding": (0, 0, 0, 0)})
 
 
@@ -149,9 +149,9 @@ def lowered(node: Node, soc: Soc, convolve: Callable[[Node], list[Convolution]])
     left = (strides[0] // used[0], strides[1] // used[1])
     images, height, width, channels = output.shape
     shape = (images, (height - 1) * left[0] + 1, (width - 1) * left[1] + 1, channels)
-    part = part_of_output(node, DENSE, shape)
+    part = inner(output, DENSE, shape)
     dense = replace(node, outputs=(replace(output, shape=shape),), params={**node.params, "stride": used})
     results = [
         replace(layer, output=part) if layer.output.index == output.index else layer for layer in convolve(dense)
     ]
-    return [*layers, *results, *thinned(node, part, output, output.shape, left, FIRST_THINNED, soc)]
+    return [*layers, *results, *thinned(node, part, output, output.shape, left, soc)]

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 
 from delegate.hw.layout import align, divide_up
 from delegate.hw.soc import PART_OF_ROW, ROW_SKIP, Target
-from delegate.ir import Convolution, Move, Node, Pixels, Tensor, all_pixels
+from delegate.ir import AnyLayer, Convolution, Move, Node, Pixels, Tensor, all_pixels
 from delegate.ops import Rule
-from delegate.ops.copies import copy, forms_of, intermediate, rectangle
+from delegate.ops.copies import copy, forms_of, rectangle
+from delegate.ops.inner import BLOCKS, inner
+from delegate.ops.rules import ALLOW
 
 LARGEST_SKIP = (1 << 13) - 1  # pixels that can be left out behind a row: the bits of DATA_CUBE_NOTCH_ADDR
 LARGEST_MOVES = 512  # of a node; each is a task at least
-BLOCKS, UNCUT, FIRST_FREE = range(3)  # numbers of intermediate tensors
+WOVEN, UNCUT = BLOCKS  # the tensor of blocks; the output before the last blocks are cut
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Side:
         return divide_up(self.size - phase, self.period)
 
 
-def tensor_of_blocks(node: Node, output: Tensor, columns: Side, unit: int, number: int = BLOCKS) -> Tensor:
+def tensor_of_blocks(node: Node, output: Tensor, columns: Side, unit: int) -> Tensor:
     """What the layers of the phases write: one pixel for a row of a block, the columns in its channels.
 
     ``unit``: channels that a column takes, a multiple of an atom's. With blocks one pixel wide it is the output.
@@ -55,7 +57,7 @@ def tensor_of_blocks(node: Node, output: Tensor, columns: Side, unit: int, numbe
     images, height, _, _ = output.shape
     if columns.period == 1:
         return output
-    return intermediate(node.outputs[0], number, (images, height, columns.blocks, columns.period * unit))
+    return inner(output, WOVEN, (images, height, columns.blocks, columns.period * unit))
 
 
 def row_moves(source: Tensor, blocks: Tensor, rows: Side, phase: int, channel: int = 0) -> tuple[Move, ...]:
@@ -75,16 +77,14 @@ def padding_behind(outputs: int, step: int, window: int, before: int, size: int)
     return max(0, (outputs - 1) * step + window - before - size)
 
 
-def put_columns(
-    node: Node, blocks: Tensor, output: Tensor, columns: Side, unit: int, number: int = UNCUT
-) -> list[Convolution]:
+def put_columns(node: Node, blocks: Tensor, output: Tensor, columns: Side, unit: int) -> list[Convolution]:
     """The copies that make the output of the tensor of blocks: a move for each column, then the end is cut off."""
     if columns.period == 1:
         return []
     images, height, _, channels = output.shape
     uncut = output
     if columns.cut:
-        uncut = intermediate(node.outputs[0], number, (images, height, columns.blocks * columns.period, channels))
+        uncut = inner(output, UNCUT, (images, height, columns.blocks * columns.period, channels))
     pixels = height * columns.blocks
     moves = tuple(
         Move(
@@ -114,11 +114,11 @@ def unit_of(channels: int, target: Target) -> int:
     return align(channels, target.soc.atom_bytes)
 
 
-def moves_of(layers: Sequence[Convolution]) -> list[Move]:
-    return [move for layer in layers for move in layer.moves]
+def moves_of(layers: Sequence[AnyLayer]) -> list[Move]:
+    return [move for layer in layers if isinstance(layer, Convolution) for move in layer.moves]
 
 
-def rules_of_moves(lower: Callable[[Node, Target], Sequence[Convolution]]) -> list[Rule]:
+def rules_of_moves(lower: Callable[[Node, Target], Sequence[AnyLayer]]) -> list[Rule]:
     """What the layers of a node must be like for the chip; ``lower`` gives them."""
     return [
         Rule(
@@ -136,11 +136,13 @@ def rules_of_moves(lower: Callable[[Node, Target], Sequence[Convolution]]) -> li
         Rule(
             f"the device may use: {ROW_SKIP}",
             lambda node, target: ROW_SKIP in target.forms or ROW_SKIP not in forms_of(moves_of(lower(node, target))),
+            ALLOW,
         ),
         Rule(
             f"no row is read in part, or the device may use: {PART_OF_ROW}",
             lambda node, target: (
                 PART_OF_ROW in target.forms or PART_OF_ROW not in forms_of(moves_of(lower(node, target)))
             ),
+            ALLOW,
         ),
     ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from delegate import quantize
-from delegate.hw.soc import Target
-from delegate.ir import Elementwise, Node, Requantize, Tensor
-from delegate.ops.conv2d import part_of_output
-from delegate.ops.operands import HALF_LIMITED, UNLIMITED, constant_fits, stored
+from delegate.errors import CompileError
+from delegate.hw.layout import align
+from delegate.hw.soc import BS_CLAMP, Target
+from delegate.ir import AnyLayer, Elementwise, Node, Requantize, Tensor, as_cube
+from delegate.ops.inner import HALF_LIMITED, UNLIMITED, inner
+from delegate.ops.operands import LARGEST_CONSTANT, stored
 
 Extreme = Literal["max", "min"]
 
@@ -20,7 +23,7 @@ def activation_limits(node: Node) -> tuple[int, int]:
     """(low, high) of the output in the NPU's domain."""
     output = node.outputs[0]
     assert output.quant is not None
-    return quantize.activation_range(node.params["activation"], output.quant, output.dtype)
+    return quantize.activation_range(node.params.get("activation", "NONE"), output.quant, output.dtype)
 
 
 def is_limited(node: Node) -> bool:
@@ -43,7 +46,33 @@ def extreme(node: Node, main: Tensor, operand: Tensor, operation: Extreme, outpu
 
 def unlimited(node: Node) -> Tensor:
     """What the layer before ``limits`` writes: the output, or one that the model does not have."""
-    return part_of_output(node, UNLIMITED) if is_limited(node) else node.outputs[0]
+    return inner(node.outputs[0], UNLIMITED) if is_limited(node) else node.outputs[0]
+
+
+def bare(node: Node) -> Node:
+    """The node without its activation, which writes what ``limits`` begin with."""
+    return replace(node, outputs=(unlimited(node),), params={**node.params, "activation": "NONE"})
+
+
+def exists(node: Node, target: Target, holds: Callable[[Node, Target], bool]) -> bool:
+    """Whether something holds of the node with its activation in BS, or else of the bare one."""
+    if (BS_CLAMP in target.forms or not is_limited(node)) and holds(node, target):
+        return True
+    return is_limited(node) and holds(bare(node), target)
+
+
+def with_limits(node: Node, target: Target, lower: Callable[[Node, Target], Sequence[AnyLayer]]) -> list[AnyLayer]:
+    """The layers of a node with its activation in BS where the device and the numbers allow that, else behind them.
+
+    ``lower`` raises CompileError where BS cannot clamp; so does this where the bare node has no layers either.
+    """
+    if BS_CLAMP in target.forms or not is_limited(node):
+        try:
+            return list(lower(node, target))
+        except CompileError:
+            if not is_limited(node):
+                raise
+    return [*lower(bare(node), target), *limits(node, target)]
 
 
 def limits(node: Node, target: Target) -> list[Elementwise]:
@@ -55,23 +84,21 @@ def limits(node: Node, target: Target) -> list[Elementwise]:
     if high < quantize.INT8_HIGH:
         steps.append(("min", high))
     layers: list[Elementwise] = []
-    source = unlimited(node)
+    source = as_cube(unlimited(node))
     for operation, value in steps:
-        output = node.outputs[0] if len(layers) + 1 == len(steps) else part_of_output(node, HALF_LIMITED)
-        operand = stored(limit(node, value), output, target)
-        layers.append(extreme(node, source, operand, operation, output))
+        last = len(layers) + 1 == len(steps)
+        output = as_cube(node.outputs[0] if last else inner(node.outputs[0], HALF_LIMITED))
+        layers.append(extreme(node, source, limit(output, value, target), operation, output))
         source = output
     return layers
 
 
-def limit(node: Node, value: int) -> Tensor:
-    """A constant of one number of the NPU's domain."""
-    return replace(
-        node.outputs[0], name=f"limit {value}", shape=(1, 1, 1, 1), dtype="int8",
-        data=np.full((1, 1, 1, 1), value, np.int8),
-    )  # fmt: skip
-
-
-def limits_fit(node: Node, target: Target) -> bool:
-    """The constants of ``limits`` are small enough, or none is needed."""
-    return not is_limited(node) or constant_fits(limit(node, 0), node.outputs[0], target)
+def limit(output: Tensor, value: int, target: Target) -> Tensor:
+    """A constant of one number of the NPU's domain: one a channel, or as many rows of it as may be stored."""
+    _, height, width, channels = output.shape
+    row = width * align(channels, target.soc.atom_bytes)
+    rows = min(height, max(LARGEST_CONSTANT // row, target.soc.line_group))
+    number = replace(
+        output, name=f"limit {value}", shape=(1, 1, 1, 1), dtype="int8", data=np.full((1, 1, 1, 1), value, np.int8)
+    )
+    return stored(number, replace(output, shape=(1, rows, width, channels)), target)

@@ -7,83 +7,31 @@ grow to twice their size with each pass, along the rows first; what is wanted of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 from delegate import quantize
-from delegate.errors import CompileError
 from delegate.hw.layout import fits_cbuf
 from delegate.hw.soc import Target
-from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Requantize, Tensor
+from delegate.ir import AnyLayer, Elementwise, Node, Pooling, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import BS_CLAMP_TEXT, clamp_is_allowed
-from delegate.ops.geometry import same_padding
+from delegate.ops.inner import GROWN, UNLIMITED, inner
+from delegate.ops.limits import Extreme, activation_limits, extreme, is_limited, with_limits
 from delegate.ops.parts import (
-    Shape,
-    Sides,
     cropped,
     factors,
-    holds,
     limited,
     padded,
     padding_fits,
-    part_of_output,
     reduced_axes,
     thinned,
+    turns,
 )
-from delegate.ops.rules import (
-    ACTIVATION,
-    EXTENT,
-    FEATURES_8_BIT,
-    IMAGES,
-    INPUT_IMAGES,
-    ONE_FEATURE,
-    PADDING_KNOWN,
-    ROOM,
-    SAME_DTYPE,
-    SAME_QUANTIZATION,
-    SCALES_POSITIVE,
-    WINDOW_SIZES,
-)
+from delegate.ops.rules import INPUT_IMAGES, ONE_FEATURE_RULES, ROOM, SAME_QUANTIZATION, WINDOW_RULES, possible
+from delegate.ops.windows import Windows, output_is_computed, windows_of
 
 LARGEST_WINDOW = 16  # of the pooling unit, its strides too (S-135)
 LARGEST_PADDING = 7  # S-135; not beside a window of 16 (S-176)
 LARGEST_COLUMNS = 128  # of the output; RK3576 is wrong beyond, RK3588 unknown (S-232)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Which pixels give an output, and the results' dimensions; a stride between windows of which there is one is 1."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: Sides
-    shape: Shape
-
-
-def windows_of(node: Node) -> Windows:
-    """The windows of a node whose output's shape follows from them."""
-    feature = node.inputs[0]
-    assert feature is not None
-    images, *sizes, channels = feature.shape
-    if node.op == "MAX_POOL_2D":
-        kernel, stride = node.params["filter"], node.params["stride"]
-        sides = [
-            same_padding(size, taps, step) if node.params["padding"] == "SAME" else (0, 0)
-            for size, taps, step in zip(sizes, kernel, stride, strict=True)
-        ]
-    else:
-        axes = reduced_axes(node) or ()
-        kernel, stride = tuple(size if axis in axes else 1 for axis, size in enumerate(sizes, 1)), (1, 1)
-        sides = [(0, 0), (0, 0)]
-    extents = [
-        (size + sum(side) - taps) // step + 1
-        for size, side, taps, step in zip(sizes, sides, kernel, stride, strict=True)
-    ]
-    steps = [step if extent > 1 else 1 for step, extent in zip(stride, extents, strict=True)]
-    return Windows(
-        (kernel[0], kernel[1]), (steps[0], steps[1]), (*sides[0], *sides[1]), (images, extents[0], extents[1], channels)
-    )
 
 
 def by_pooling_unit(node: Node, target: Target) -> bool:
@@ -101,37 +49,12 @@ def by_pooling_unit(node: Node, target: Target) -> bool:
     )
 
 
-def activation_limits(node: Node) -> tuple[int, int]:
-    """Limits of the output, int8 domain."""
-    output = node.outputs[0]
-    assert output.quant is not None
-    return quantize.activation_range(node.params.get("activation", "NONE"), output.quant, output.dtype)
-
-
-def is_limited(node: Node) -> bool:
-    return activation_limits(node) != (quantize.INT8_LOW, quantize.INT8_HIGH)
-
-
-def output_is_computed(node: Node, target: Target) -> bool:
-    shape = windows_of(node).shape
-    return min(shape) >= 1 and holds(node.outputs[0], shape)
-
-
-def clamp_exists(node: Node, target: Target) -> bool:
-    try:
-        limited_last(node, lower(node, target))
-    except CompileError:
-        return False
-    return True
-
-
 def strides_exist(node: Node, target: Target) -> bool:
     if by_pooling_unit(node, target):
         return True
-    try:
-        return all(factors(stride, target.soc) for stride in windows_of(node).stride)
-    except CompileError:
-        return False
+    return possible(lambda node, target: [factors(stride, target.soc) for stride in windows_of(node).stride])(
+        node, target
+    )
 
 
 def cbuf_fits(node: Node, target: Target) -> bool:
@@ -155,29 +78,18 @@ def growth(kernel: int) -> list[int]:
     return steps
 
 
-def grown(node: Node, feature: Tensor, windows: Windows, first: int) -> list[Elementwise]:
+def grown(node: Node, feature: Tensor, windows: Windows) -> list[Elementwise]:
     """Passes after which every pixel is the extreme of the window that begins there, where the image has that window.
 
     Elsewhere it is of pixels of the next row, or behind the image, and nobody looks at it. A pass compares the tensor
-    with itself, ``operand_first`` pixels further on; the node's own tensors are numbered from ``first`` on.
+    with itself, ``operand_first`` pixels further on.
     """
-    operation: Literal["max", "min"] = "min" if node.op == "REDUCE_MIN" else "max"
+    operation: Extreme = "min" if node.op == "REDUCE_MIN" else "max"
     width = feature.shape[2]
     layers: list[Elementwise] = []
     for shift in [*(rows * width for rows in growth(windows.kernel[0])), *growth(windows.kernel[1])]:
-        part = part_of_output(node, first + len(layers), feature.shape)
-        layers.append(
-            Elementwise(
-                node=node.index,
-                operator=node.op,
-                main=feature,
-                output=part,
-                requantize=Requantize(range(feature.shape[3]), multiplier=1, shift=0, offset=0),
-                operation=operation,
-                operand=feature,
-                operand_first=shift,
-            )
-        )
+        part = inner(node.outputs[0], GROWN[len(layers)], feature.shape)
+        layers.append(replace(extreme(node, feature, feature, operation, part), operand_first=shift))
         feature = part
     return layers
 
@@ -187,22 +99,23 @@ def lower(node: Node, target: Target) -> list[AnyLayer]:
     feature, windows, soc = node.inputs[0], windows_of(node), target.soc
     assert feature is not None
     if by_pooling_unit(node, target):
-        output = part_of_output(node, 0) if is_limited(node) else node.outputs[0]
+        output = inner(node.outputs[0], UNLIMITED) if is_limited(node) else node.outputs[0]
         layer = Pooling(node.index, node.op, feature, output, windows.kernel, windows.stride, windows.padding)
         return [layer, *([cropped(node, output, node.outputs[0], output.shape)] if is_limited(node) else [])]
-    filled, source = padded(node, feature, windows.padding, quantize.INT8_LOW, 0, soc)
-    passes = grown(node, source, windows, len(filled))
+    filled, source = padded(node, feature, turns(windows.padding, soc), quantize.INT8_LOW)
+    passes = grown(node, source, windows)
     if passes:
         source = passes[-1].output
     return [
         *filled,
         *passes,
-        *thinned(node, source, node.outputs[0], windows.shape, windows.stride, len(filled) + len(passes), soc),
+        *thinned(node, source, node.outputs[0], windows.shape, windows.stride, soc),
     ]
 
 
-def limited_last(node: Node, layers: list[AnyLayer]) -> list[AnyLayer]:
-    """The layers, of which the last, a copy, clamps as the fused activation says; raises CompileError."""
+def clamped_by_bs(node: Node, target: Target) -> list[AnyLayer]:
+    """The layers, of which the last, a copy, does the activation; raises CompileError where BS cannot."""
+    layers = lower(node, target)
     if not is_limited(node):
         return layers
     output, last = node.outputs[0], layers[-1]
@@ -210,36 +123,32 @@ def limited_last(node: Node, layers: list[AnyLayer]) -> list[AnyLayer]:
     return [*layers[:-1], limited(last, *activation_limits(node), quantize.zero_point(output.quant, output.dtype))]
 
 
-FIRST_RULES = [ONE_FEATURE, FEATURES_8_BIT, SAME_DTYPE, SCALES_POSITIVE]
 LATER_RULES = [
-    Rule("output shape is the one that the windows give", output_is_computed),
+    Rule(
+        "output shape is the one that the windows give",
+        output_is_computed,
+        "a model with fixed shapes, which TFLite has computed itself",
+    ),
     ROOM,
     Rule(
         "a stride is at most 7 or a product of such, or, where the kernel hears of the pooling unit, at most 16",
         strides_exist,
+        "a smaller stride",
     ),
-    Rule("rows of the padded tensor fit the CBUF and the chip's 2047 pixels", cbuf_fits),
+    Rule("rows of the padded tensor fit the CBUF and the chip's 2047 pixels", cbuf_fits, "a narrower input"),
 ]
 
 
 @lowers(
     "MAX_POOL_2D",
     [
-        *FIRST_RULES,
-        IMAGES,
-        EXTENT,
-        SAME_QUANTIZATION,
-        ACTIVATION,
-        PADDING_KNOWN,
-        WINDOW_SIZES,
+        *WINDOW_RULES,
         *LATER_RULES,
-        Rule(BS_CLAMP_TEXT, clamp_is_allowed),
-        Rule("BS can express the clamp", clamp_exists),
     ],
 )
 def max_pool(node: Node, target: Target) -> list[AnyLayer]:
     """out[y,x,c] = clamp(largest of in[y*sy+i-top, x*sx+j-left, c] over the pixels of the window inside)."""
-    return limited_last(node, lower(node, target))
+    return with_limits(node, target, clamped_by_bs)
 
 
 def axes_are_rows_or_columns(node: Node, target: Target) -> bool:
@@ -247,10 +156,14 @@ def axes_are_rows_or_columns(node: Node, target: Target) -> bool:
 
 
 REDUCTION_RULES = [
-    *FIRST_RULES,
+    *ONE_FEATURE_RULES,
     INPUT_IMAGES,
     SAME_QUANTIZATION,
-    Rule("the axes are constants and height or width or both", axes_are_rows_or_columns),
+    Rule(
+        "the axes are constants and height or width or both",
+        axes_are_rows_or_columns,
+        "reduce over height or width, as a constant says",
+    ),
     *LATER_RULES,
 ]
 

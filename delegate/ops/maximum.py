@@ -19,11 +19,12 @@ from delegate.ops.operands import (
     operands,
     stored,
 )
+from delegate.ops.rules import ALLOW
 
 EXTREME_RULES = [
     *RULES,
-    on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed)),
-    on_cubes(Rule(CONSTANT_TEXT, constants_fit)),
+    on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed, ALLOW)),
+    on_cubes(Rule(CONSTANT_TEXT, constants_fit, f"{ALLOW}, or have constants that are one number a channel")),
 ]
 
 

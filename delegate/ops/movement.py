@@ -7,13 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from delegate.errors import CompileError
 from delegate.hw.soc import PART_OF_ROW, ROW_SKIP, Target
 from delegate.ir import Array, Convolution, Node, Tensor, View, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.rearrange import MOST_ELEMENTS, MOST_WEIGHT_BYTES, Piece, Pieces, arranged
 from delegate.ops.rectangles import MOST_PARTS
-from delegate.ops.rules import FEATURES_8_BIT, SAME_DTYPE, SCALES_POSITIVE, computed_inputs, feature_tensors
+from delegate.ops.rules import (
+    ALLOW,
+    FEATURES_8_BIT,
+    MALFORMED,
+    SAME_DTYPE,
+    SCALES_POSITIVE,
+    computed_inputs,
+    feature_tensors,
+    possible,
+)
 
 
 def numbers(tensor: Tensor | None) -> Array:
@@ -47,7 +55,11 @@ FEATURES = [
     FEATURES_8_BIT,
     SAME_DTYPE,
     SCALES_POSITIVE,
-    Rule("tensors have one to four dimensions, none of them 0, and at most 2047 columns", shapes_fit),
+    Rule(
+        "tensors have one to four dimensions, none of them 0, and at most 2047 columns",
+        shapes_fit,
+        "reshape before, so that no row is wider than 2047",
+    ),
 ]
 
 
@@ -55,8 +67,12 @@ def few_elements(node: Node, target: Target) -> bool:
     return all(np.prod(tensor.shape, dtype=np.float64) <= MOST_ELEMENTS for tensor in feature_tensors(node))
 
 
-FEW_ELEMENTS = Rule(f"tensors have at most {MOST_ELEMENTS} elements", few_elements)
-ONE_QUANTIZATION = Rule("inputs and outputs have one scale and zero point", one_quantization)
+FEW_ELEMENTS = Rule(f"tensors have at most {MOST_ELEMENTS} elements", few_elements, "cut the tensor into smaller ones")
+ONE_QUANTIZATION = Rule(
+    "inputs and outputs have one scale and zero point",
+    one_quantization,
+    "quantize them alike, as the TFLite converter does",
+)
 
 
 def one_input(least: int, most: int, place: int = 0) -> Rule:
@@ -71,7 +87,11 @@ def one_input(least: int, most: int, place: int = 0) -> Rule:
             and computed_inputs(node)[0] is inputs[place]
         )
 
-    return Rule("one input is computed and the others are constants", holds)
+    return Rule(
+        "one input is computed and the others are constants",
+        holds,
+        "a model whose axes, sizes and offsets are constants",
+    )
 
 
 def shapes_follow(pieces: Pieces) -> Rule:
@@ -85,18 +105,17 @@ def shapes_follow(pieces: Pieces) -> Rule:
         covered = {piece.output.index for piece in found} >= {tensor.index for tensor in node.outputs}
         return covered and all(piece.origin.shape == piece.output.shape for piece in found)
 
-    return Rule("the output has the shape that inputs and options give", holds)
+    return Rule(
+        "the output has the shape that inputs and options give",
+        holds,
+        MALFORMED,
+    )
 
 
 def can_be_copied(pieces: Pieces) -> list[Rule]:
     """Few enough tasks, small enough kernels; the second rule asks whether that needs forms."""
 
-    def holds(node: Node, target: Target) -> bool:
-        try:
-            arranged(node, pieces, target)
-        except CompileError:
-            return False
-        return True
+    holds = possible(lambda node, target: arranged(node, pieces, target))
 
     def holds_with_forms(node: Node, target: Target) -> bool:
         return holds(node, replace(target, forms=target.forms | {PART_OF_ROW, ROW_SKIP}))
@@ -104,7 +123,7 @@ def can_be_copied(pieces: Pieces) -> list[Rule]:
     few = f"at most {MOST_PARTS} tasks do it"
     return [
         Rule(f"{few}, whose kernels have at most {MOST_WEIGHT_BYTES >> 20} MiB", holds_with_forms, CHEAPER),
-        Rule(f"{few}, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", holds),
+        Rule(f"{few}, or the device may use: {PART_OF_ROW}; {ROW_SKIP}", holds, ALLOW),
     ]
 
 

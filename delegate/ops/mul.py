@@ -9,11 +9,11 @@ import numpy as np
 
 from delegate import quantize
 from delegate.errors import CompileError
-from delegate.hw.soc import BS_CLAMP, FLYING_SCALE, Target
-from delegate.ir import AnyLayer, Elementwise, Node, View
+from delegate.hw.soc import FLYING_SCALE, Target
+from delegate.ir import AnyLayer, Convolution, Elementwise, Node, View
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import converter_exists, convolution, weight_data
-from delegate.ops.limits import is_limited, limits, limits_fit, unlimited
+from delegate.ops.conv2d import converter_exists, convolution
+from delegate.ops.limits import exists, limits, unlimited, with_limits
 from delegate.ops.operands import (
     CHANNEL_OPERAND_TEXT,
     CONSTANT_TEXT,
@@ -30,7 +30,8 @@ from delegate.ops.operands import (
     point,
     stored,
 )
-from delegate.ops.rules import ACTIVATION
+from delegate.ops.rules import ACTIVATION, ALLOW, possible
+from delegate.ops.weights import weight_data
 from delegate.requantize import LARGEST_ERROR
 from delegate.sums import ExactProduct, exact_product
 
@@ -40,30 +41,22 @@ def by_constant(node: Node) -> bool:
     return any(tensor.data is not None and is_per_channel(tensor) for tensor in pair(node))
 
 
-def as_depthwise(node: Node, found: Operands, activation: str) -> Node:
+def as_depthwise(node: Node) -> Node:
     """A product by a constant as a DEPTHWISE_CONV_2D of 1x1 with the constant as weights."""
+    found = operands(node)
     weight = found.other
     assert weight.data is not None and weight.quant is not None
     shape = (1, 1, 1, found.output.shape[3])
-    output = found.output if activation == node.params["activation"] else unlimited(node)
-    params = {
-        "stride": (1, 1),
-        "dilation": (1, 1),
-        "padding": "VALID",
-        "depth_multiplier": 1,
-        "activation": activation,
-    }
+    params = {"stride": (1, 1), "dilation": (1, 1), "padding": "VALID", "depth_multiplier": 1}
     data = np.ascontiguousarray(np.broadcast_to(weight.data, shape))
-    return replace(node, inputs=(found.main, replace(weight, shape=shape, data=data)), outputs=(output,), params=params)
+    inputs = (found.main, replace(weight, shape=shape, data=data))
+    return replace(node, inputs=inputs, params={**params, "activation": node.params["activation"]})
 
 
-def depthwise(node: Node, target: Target) -> tuple[Node, bool]:
-    """(the convolution, whether its activation is left to layers behind it)."""
-    found = operands(node)
-    whole = as_depthwise(node, found, node.params["activation"])
-    if not is_limited(node) or (BS_CLAMP in target.forms and converter_exists(whole, target)):
-        return whole, False
-    return as_depthwise(node, found, "NONE"), True
+def depthwise(node: Node, target: Target) -> list[Convolution]:
+    """The layers of a product by a constant; raises CompileError where BS cannot do the activation."""
+    single = as_depthwise(node)
+    return convolution(single, weight_data(single), True, target)
 
 
 def product(found: Operands) -> ExactProduct:
@@ -79,23 +72,12 @@ def product(found: Operands) -> ExactProduct:
 
 def factors_exist(node: Node, target: Target) -> bool:
     if by_constant(node):
-        return converter_exists(depthwise(node, target)[0], target)
-    try:
-        product(operands(node))
-    except CompileError:
-        return False
-    return True
+        return exists(node, target, lambda part, target: converter_exists(as_depthwise(part), target))
+    return possible(lambda node, target: product(operands(node)))(node, target)
 
 
 def form_is_allowed(node: Node, target: Target) -> bool:
     return by_constant(node) or FLYING_SCALE in target.forms
-
-
-def activation_fits(node: Node, target: Target) -> bool:
-    """What BS cannot clamp is left to comparisons, whose constants take memory."""
-    if by_constant(node) and not depthwise(node, target)[1]:
-        return True
-    return limits_fit(node, target)
 
 
 @lowers(
@@ -104,12 +86,27 @@ def activation_fits(node: Node, target: Target) -> bool:
         *RULES,
         ACTIVATION,
         on_cubes(
-            Rule(f"one factor is a constant, for all pixels, or the device may use: {FLYING_SCALE}", form_is_allowed)
+            Rule(
+                f"one factor is a constant, for all pixels, or the device may use: {FLYING_SCALE}",
+                form_is_allowed,
+                f"{ALLOW}, or have one factor constant",
+            )
         ),
-        on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed)),
-        on_cubes(Rule(CONSTANT_TEXT, lambda node, target: by_constant(node) or constants_fit(node, target))),
-        on_cubes(Rule("the scales are met within 0.45 output steps", factors_exist)),
-        on_cubes(Rule("the constants of the activation's limits take at most 1 MiB", activation_fits)),
+        on_cubes(Rule(CHANNEL_OPERAND_TEXT, channel_operand_allowed, ALLOW)),
+        on_cubes(
+            Rule(
+                CONSTANT_TEXT,
+                lambda node, target: by_constant(node) or constants_fit(node, target),
+                f"{ALLOW}, or have constants that are one number a channel",
+            )
+        ),
+        on_cubes(
+            Rule(
+                "the scales are met within 0.45 output steps",
+                factors_exist,
+                "calibrate both operands together, so that their scales are nearer to each other",
+            )
+        ),
     ],
 )
 def mul(node: Node, target: Target) -> Sequence[AnyLayer | View]:
@@ -117,9 +114,7 @@ def mul(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     node = as_cubes(node)
     found = operands(node)
     if by_constant(node):
-        single, limited = depthwise(node, target)
-        layers = convolution(single, weight_data(single), True, target)
-        return [*found.layers, *layers, *(limits(node, target) if limited else [])]
+        return [*found.layers, *with_limits(node, target, depthwise)]
     factors = product(found)
     layer = Elementwise(
         node=node.index,

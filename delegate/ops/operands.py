@@ -11,13 +11,12 @@ from delegate.hw.layout import align, surface_rows
 from delegate.hw.soc import CHANNEL_OPERAND, Target
 from delegate.ir import AnyLayer, Array, Node, Tensor, as_cube
 from delegate.ops import Rule
-from delegate.ops.conv2d import part_of_output
 from delegate.ops.copies import copy
-from delegate.ops.rules import EXTENT, SCALES_POSITIVE, ZERO_POINTS, is_quantized_per_tensor
+from delegate.ops.inner import SPREAD, inner
+from delegate.ops.rules import EXTENT, SCALES_POSITIVE, asked_of, is_quantized_per_tensor
 from delegate.sums import Operand
 
 LARGEST_CONSTANT = 1 << 20  # bytes of a constant that is stored for every pixel
-EXPANDED, UNLIMITED, HALF_LIMITED = range(3)  # tensors of an operator that the model does not have
 
 
 def cube(tensor: Tensor, dimensions: int) -> Tensor:
@@ -100,7 +99,7 @@ def operands(node: Node) -> Operands:
         channels = output.shape[3]
         if tensor.data is not None or tensor.shape[3] == channels:
             return tensor
-        index = part_of_output(node, EXPANDED).index
+        index = inner(output, SPREAD).index
         wide = replace(tensor, index=index, name=f"{tensor.name} spread", shape=(*tensor.shape[:3], channels))
         layers.append(copy(node, tensor, wide, channels=np.zeros(channels, np.int64)))
         return wide
@@ -178,21 +177,35 @@ def broadcast_is_possible(node: Node, target: Target) -> bool:
 
 def on_cubes(rule: Rule) -> Rule:
     """The rule, asked of the node with four dimensions."""
-    return Rule(rule.text, lambda node, target: rule.holds(as_cubes(node), target), rule.remedy)
+    return asked_of(as_cubes, rule)
 
 
 RULES = [
-    Rule("there are two operands, one of them computed", two_operands),
-    Rule("operands and output are int8, or all uint8, with one scale each", are_8_bit),
+    Rule("there are two operands, one of them computed", two_operands, "compute constants beforehand"),
+    Rule(
+        "operands and output are int8, or all uint8, with one scale each and zero points of that type",
+        are_8_bit,
+        "quantize all of them to one type of 8 bits, with one scale a tensor",
+    ),
     SCALES_POSITIVE,
-    ZERO_POINTS,
-    Rule("tensors have at most four dimensions, none of them 0, and operands broadcast to the output", shapes_fit),
+    Rule(
+        "tensors have at most four dimensions, none of them 0, and operands broadcast to the output",
+        shapes_fit,
+        "reshape to four dimensions before, and back behind",
+    ),
     on_cubes(EXTENT),
-    on_cubes(Rule("a computed operand has the output's images, height and width", one_is_whole)),
+    on_cubes(
+        Rule(
+            "a computed operand has the output's images, height and width",
+            one_is_whole,
+            "broadcast one operand at a time",
+        )
+    ),
     on_cubes(
         Rule(
             "operands are broadcast over channels, or height and width together, and constants over the images",
             broadcast_is_possible,
+            "broadcast over height and width together",
         )
     ),
 ]

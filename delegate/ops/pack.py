@@ -30,11 +30,15 @@ def pixels_stay_whole(node: Node, target: Target) -> bool:
 @lowers(
     "PACK",
     [
-        Rule("all inputs are computed", lambda node, target: len(computed_inputs(node)) == len(node.inputs) > 0),
+        Rule(
+            "all inputs are computed",
+            lambda node, target: len(computed_inputs(node)) == len(node.inputs) > 0,
+            "compute what is constant beforehand",
+        ),
         *FEATURES,
         FEW_ELEMENTS,
         ONE_QUANTIZATION,
-        Rule("the new axis is not the last", pixels_stay_whole),
+        Rule("the new axis is not the last", pixels_stay_whole, "pack along another axis, and transpose"),
         shapes_follow(packed),
         *can_be_copied(packed),
     ],

@@ -6,27 +6,27 @@ the chip wants it (F-50).
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 
 from delegate import quantize
-from delegate.errors import CompileError
 from delegate.hw.layout import fits_cbuf
 from delegate.hw.soc import Soc, Target
 from delegate.ir import Convolution, Node, Tensor, View
 from delegate.ops import Rule, lowers
-from delegate.ops.copies import FILL, copy, intermediate, tap
+from delegate.ops.copies import FILL
 from delegate.ops.movement import FEATURES, ONE_QUANTIZATION, feature, few_elements, numbers, one_input
+from delegate.ops.parts import Sides, padded, shares
 from delegate.ops.rearrange import MOST_ELEMENTS, MOST_WEIGHT_BYTES, Piece, elements, rearrange
 from delegate.ops.rectangles import MOST_PARTS
-from delegate.ops.rules import is_quantized_per_tensor
+from delegate.ops.rules import MALFORMED, is_quantized_per_tensor, possible
 
-Sides = tuple[int, int]  # pixels before and behind
 MOST_PASSES = 4  # each goes over the whole image
 
 
-def paddings(node: Node) -> list[Sides]:
+def paddings(node: Node) -> list[tuple[int, int]]:
     """(before, behind) of each axis."""
     return [(int(a), int(b)) for a, b in numbers(node.inputs[1]).reshape(-1, 2)]
 
@@ -42,18 +42,12 @@ def value(node: Node) -> int:
     return quantize.zero_point(output.quant, output.dtype)
 
 
-def passes(node: Node, soc: Soc) -> list[tuple[Sides, Sides]]:
-    """The padding of rows and of columns, cut so that no pass pads more than a register holds."""
+def passes(node: Node, soc: Soc) -> list[Sides]:
+    """The padding of rows and columns, both at once for the convolution behind it, no more than a register holds."""
     if len(feature(node).shape) != 4:
         return []
-    rows, columns = paddings(node)[1:3]
-    count = math.ceil(max(sum(rows), sum(columns)) / soc.largest_padding)
-
-    def share(sides: Sides, number: int) -> Sides:
-        start, stop = (min(sum(sides), i * soc.largest_padding) for i in (number, number + 1))
-        return min(stop, sides[0]) - min(start, sides[0]), max(stop, sides[0]) - max(start, sides[0])
-
-    return [(share(rows, i), share(columns, i)) for i in range(count)]
+    rows, columns = (shares(*sides, soc.largest_padding) for sides in paddings(node)[1:3])
+    return [(*row, *column) for row, column in zip_longest(rows, columns, fillvalue=(0, 0))]
 
 
 def images_alone(node: Node) -> bool:
@@ -62,31 +56,12 @@ def images_alone(node: Node) -> bool:
     return len(sides) == 4 and sides[0] == sides[3] == (0, 0) and max(*sides[1], *sides[2]) > 0
 
 
-def surround(node: Node, source: Tensor, output: Tensor, rows: Sides, columns: Sides) -> Convolution:
-    """out[y, x] = in[y - rows before, x - columns before], or the value where there is none."""
-    window = (sum(rows) + 1, sum(columns) + 1)
-    return copy(
-        node,
-        source,
-        output,
-        weight=tap(window, rows[1], columns[1], source.shape[3]),
-        depthwise=True,
-        fill=value(node),
-        padding=(sum(rows), sum(rows), sum(columns), sum(columns)),
-    )
-
-
 def surrounded(node: Node, soc: Soc) -> tuple[list[Convolution], Tensor]:
     """(the passes over rows and columns, what the last one writes)."""
-    source, layers = feature(node), []
-    cuts = passes(node, soc)
-    for number, (rows, columns) in enumerate(cuts):
-        images, height, width, channels = source.shape
-        shape = (images, height + sum(rows), width + sum(columns), channels)
-        last = number == len(cuts) - 1 and shape == node.outputs[0].shape
-        output = node.outputs[0] if last else intermediate(node.outputs[0], number, shape)
-        layers.append(surround(node, source, output, rows, columns))
-        source = output
+    layers, source = padded(node, feature(node), passes(node, soc), value(node))
+    if layers and source.shape == node.outputs[0].shape:
+        source = node.outputs[0]
+        layers[-1] = replace(layers[-1], output=source)
     return layers, source
 
 
@@ -137,32 +112,6 @@ def windows_fit(node: Node, target: Target) -> bool:
     return True
 
 
-def can_be_copied(node: Node, target: Target) -> bool:
-    try:
-        lower(node, target)
-    except CompileError:
-        return False
-    return True
-
-
-RULES = [
-    *FEATURES,
-    ONE_QUANTIZATION,
-    Rule("the output has the shape that the paddings give, none of them negative", shapes_follow),
-    Rule("the value is one number of the output's type", value_is_quantized_alike),
-    Rule(
-        f"tensors have at most {MOST_ELEMENTS} elements if other axes than rows and columns are padded",
-        lambda node, target: images_alone(node) or few_elements(node, target),
-    ),
-    Rule(f"rows and columns are padded by at most {15 * MOST_PASSES} pixels each", few_passes),
-    Rule("the rows of one window fit the CBUF of 384 KiB", windows_fit),
-    Rule(
-        f"other axes are padded by at most {MOST_PARTS} tasks with kernels of at most {MOST_WEIGHT_BYTES >> 20} MiB",
-        can_be_copied,
-    ),
-]
-
-
 def lower(node: Node, target: Target) -> list[View | Convolution]:
     """out = in inside, the value around it."""
     around = surrounded(node, target.soc)[0]
@@ -170,6 +119,41 @@ def lower(node: Node, target: Target) -> list[View | Convolution]:
     for piece in outside(node, target.soc):
         found += rearrange(node, piece, target)
     return found
+
+
+RULES = [
+    *FEATURES,
+    ONE_QUANTIZATION,
+    Rule(
+        "the output has the shape that the paddings give, none of them negative",
+        shapes_follow,
+        MALFORMED,
+    ),
+    Rule(
+        "the value is one number of the output's type",
+        value_is_quantized_alike,
+        "a value with the output's type, scale and zero point",
+    ),
+    Rule(
+        f"tensors have at most {MOST_ELEMENTS} elements if other axes than rows and columns are padded",
+        lambda node, target: images_alone(node) or few_elements(node, target),
+        "pad rows and columns alone",
+    ),
+    Rule(
+        f"rows and columns are padded by at most {15 * MOST_PASSES} pixels each", few_passes, "two paddings in sequence"
+    ),
+    Rule(
+        "where rows or columns are padded there are at most 8192 channels",
+        lambda node, target: not passes(node, target.soc) or feature(node).shape[3] <= target.soc.largest_channels,
+        "fewer channels",
+    ),
+    Rule("the rows of one window fit the CBUF of 384 KiB", windows_fit, "a narrower image or a smaller padding"),
+    Rule(
+        f"other axes are padded by at most {MOST_PARTS} tasks with kernels of at most {MOST_WEIGHT_BYTES >> 20} MiB",
+        possible(lower),
+        "pad rows and columns alone",
+    ),
+]
 
 
 for name, inputs in (("PAD", 2), ("PADV2", 3)):

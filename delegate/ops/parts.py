@@ -13,21 +13,13 @@ from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Soc
 from delegate.ir import Convolution, Move, Node, Pixels, Tensor, all_pixels, as_cube
-from delegate.ops.copies import ONE, copy
+from delegate.ops.copies import ONE, copy, tap
+from delegate.ops.inner import PADDED, THINNED, inner
 from delegate.requantize import clamped, plain
 
-NUMBERS = 64  # of tensors of its own that a node may have
-LARGEST_TURNS = 16  # in which a tensor is padded
+LARGEST_TURNS = len(PADDED)  # in which a tensor is padded
 Shape = tuple[int, ...]
 Sides = tuple[int, int, int, int]  # pixels: top, bottom, left, right
-
-
-def part_of_output(node: Node, index: int, shape: Shape | None = None) -> Tensor:
-    """A tensor like the node's output that the model does not have; such tensors have negative numbers."""
-    output = node.outputs[0]
-    assert index < NUMBERS
-    name = f"{output.name} part {index}"
-    return replace(output, index=-(NUMBERS * output.index + index + 1), name=name, shape=shape or output.shape)
 
 
 def holds(output: Tensor, shape: Shape) -> bool:
@@ -104,23 +96,20 @@ def padding_fits(width: int, padding: Sides, soc: Soc) -> bool:
     return width <= soc.largest_width and len(needed) <= LARGEST_TURNS
 
 
-def padded(
-    node: Node, feature: Tensor, padding: Sides, value: int, first: int, soc: Soc
-) -> tuple[list[Convolution], Tensor]:
-    """(layers, the tensor with pixels of ``value`` around it); the node's own tensors are numbered from ``first`` on.
+def padded(node: Node, feature: Tensor, paddings: Sequence[Sides], value: int) -> tuple[list[Convolution], Tensor]:
+    """(a layer for each padding, the tensor with pixels of ``value`` around it, which is int8 domain).
 
-    A depthwise kernel with one tap that counts, so that every window touches the input (F-50). ``value``: int8 domain.
+    out[y, x] = in[y - top, x - left], or the value where there is none: a depthwise kernel with one tap that counts,
+    so that every window touches the input (F-50).
     """
     layers: list[Convolution] = []
-    for top, bottom, left, right in turns(padding, soc):
+    for number, (top, bottom, left, right) in enumerate(paddings):
         images, height, width, channels = feature.shape
         shape = (images, height + top + bottom, width + left + right, channels)
-        weight = np.zeros((1, top + bottom + 1, left + right + 1, channels), np.int8)
-        weight[:, bottom, right] = ONE
+        part = replace(inner(node.outputs[0], PADDED[number], shape), dtype=feature.dtype, quant=feature.quant)
+        weight = tap((top + bottom + 1, left + right + 1), bottom, right, channels)
         around = (top + bottom, top + bottom, left + right, left + right)
-        part = replace(part_of_output(node, first + len(layers), shape), dtype=feature.dtype, quant=feature.quant)
-        layer = copy(node, feature, part)
-        layers.append(replace(layer, weight=weight, padding=around, input_zero_point=value))
+        layers.append(copy(node, feature, part, weight=weight, depthwise=True, fill=value, padding=around))
         feature = part
     return layers, feature
 
@@ -138,12 +127,9 @@ def factors(stride: int, soc: Soc) -> list[int]:
 
 
 def thinned(
-    node: Node, feature: Tensor, output: Tensor, shape: Shape, stride: tuple[int, int], first: int, soc: Soc
+    node: Node, feature: Tensor, output: Tensor, shape: Shape, stride: tuple[int, int], soc: Soc
 ) -> list[Convolution]:
-    """Copies that take every so many pixels of a tensor, as results of a shape, into an output.
-
-    A large stride is several copies; the node's own tensors are numbered from ``first`` on.
-    """
+    """Copies that take every so many pixels of a tensor, as results of a shape, to an output; several for far ones."""
     layers: list[Convolution] = []
     parts = [factors(step, soc) for step in stride]
     turns = max(len(part) for part in parts)
@@ -152,7 +138,7 @@ def thinned(
         stride_y, stride_x = (part[turn] if turn < len(part) else 1 for part in parts)
         left_y, left_x = (math.prod(part[turn + 1 :]) for part in parts)
         between = (images, (height - 1) * left_y + 1, (width - 1) * left_x + 1, channels)
-        written = output if turn + 1 == turns else part_of_output(node, first + turn, between)
+        written = output if turn + 1 == turns else inner(node.outputs[0], THINNED[turn], between)
         layers.append(cropped(node, feature, written, between, (stride_y, stride_x)))
         feature = written
     return layers

@@ -10,6 +10,7 @@ from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Node, Tensor, as_cube
 from delegate.ops import Rule, lowers, slopes
 from delegate.ops.rules import (
+    ALLOW,
     FEATURES_8_BIT,
     SAME_DTYPE,
     SAME_SHAPE,
@@ -70,7 +71,11 @@ def can_be_done(node: Node, target: Target) -> bool:
 @lowers(
     "PRELU",
     [
-        Rule("the input is computed; alpha is a constant of its type with one scale", is_constant),
+        Rule(
+            "the input is computed; alpha is a constant of its type with one scale",
+            is_constant,
+            "store alpha in the model, in the input's type",
+        ),
         FEATURES_8_BIT,
         SAME_DTYPE,
         SAME_SHAPE,
@@ -80,7 +85,11 @@ def can_be_done(node: Node, target: Target) -> bool:
             belongs_to_channels,
             "share alpha over height and width (shared_axes=[1, 2] of Keras)",
         ),
-        Rule("BS and the output converter can express both slopes, and rows fit the CBUF", can_be_done),
+        Rule(
+            "BS and the output converter can express both slopes, and rows fit the CBUF",
+            can_be_done,
+            f"{ALLOW}, or calibrate again, or use fewer channels",
+        ),
     ],
 )
 def lower(node: Node, target: Target) -> Sequence[AnyLayer]:

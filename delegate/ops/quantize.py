@@ -7,13 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from delegate import quantize as domain
-from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import NORM_SHIFT, Target
 from delegate.ir import AnyLayer, Convolution, Node, Requantize, View, as_cube
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import CBUF_TEXT
-from delegate.ops.rules import FEATURES_8_BIT, ONE_INPUT, SAME_SHAPE, SCALES_POSITIVE
+from delegate.ops.rules import (
+    CBUF_REMEDY,
+    FEATURES_8_BIT,
+    ONE_INPUT,
+    SAME_SHAPE,
+    SCALES_POSITIVE,
+    SCALES_REMEDY,
+    possible,
+)
 from delegate.ops.table import computable, lookup, may_look_up
 from delegate.ops.unary import outputs, requantized
 from delegate.requantize import exact, plain
@@ -44,11 +51,7 @@ def looked_up(node: Node, target: Target) -> bool:
 def converter_exists(node: Node, target: Target) -> bool:
     if looked_up(node, target):
         return True
-    try:
-        converter(node, target)
-    except CompileError:
-        return False
-    return True
+    return possible(converter)(node, target)
 
 
 def cbuf_fits(node: Node, target: Target) -> bool:
@@ -67,8 +70,8 @@ def cbuf_fits(node: Node, target: Target) -> bool:
         FEATURES_8_BIT,
         SCALES_POSITIVE,
         SAME_SHAPE,
-        Rule(CBUF_TEXT, cbuf_fits),
-        Rule("the output converter can express the scales' ratio", converter_exists),
+        Rule(CBUF_TEXT, cbuf_fits, CBUF_REMEDY),
+        Rule("the output converter can express the scales' ratio", converter_exists, SCALES_REMEDY),
     ],
 )
 def quantize(node: Node, target: Target) -> Sequence[AnyLayer | View]:

@@ -18,7 +18,8 @@ from delegate.hw.layout import fits_cbuf
 from delegate.hw.soc import NORM_SHIFT, Soc, Target
 from delegate.ir import Convolution, Move, Node, Requantize, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.copies import copy, intermediate, rectangle
+from delegate.ops.copies import copy, rectangle
+from delegate.ops.inner import RESIZED, inner
 from delegate.ops.interleave import (
     LARGEST_MOVES,
     padding_behind,
@@ -39,10 +40,11 @@ from delegate.ops.interpolation import (
     weave,
     whole_weights,
 )
-from delegate.ops.resize_nearest_neighbor import RESIZE_RULES, WIDENED, gathered, is_identity
+from delegate.ops.resize_nearest_neighbor import RESIZE_RULES, gathered, is_identity
+from delegate.ops.rules import NODES_AT_A_TIME
 from delegate.requantize import quotient
 
-GATHERED, COLUMNS_DONE, BORDERED, BORDERED_AGAIN = range(WIDENED + 1, WIDENED + 5)  # numbers of intermediate tensors
+GATHERED, COLUMNS_DONE, BORDERED, BORDERED_AGAIN = RESIZED[1:]  # numbers of inner tensors
 LARGEST_PASS = 16  # places in a block that are interpolated in one pass; more are two passes, columns before rows
 LARGEST_ERROR = 0.999  # steps; a result that errs by less than 1 before it is rounded is within 1 behind that
 QUOTIENT_ERROR = 256 * 2.0**-14  # steps, of a divisor that is no power of two and has one multiplier of 15 bits
@@ -220,7 +222,7 @@ def with_border(
     if not any((*row_border, *column_border)):
         return [], source
     shape = (images, sum(row_border) + height, sum(column_border) + width, channels)
-    larger = intermediate(node.outputs[0], number, shape)
+    larger = inner(node.outputs[0], number, shape)
     moves = [
         Move(
             rectangle(source, from_y, from_x, count_y, count_x, image),
@@ -276,6 +278,7 @@ def line_layers(node: Node, source: Tensor, output: Tensor, lines: Lines, target
     return layers
 
 
+@lru_cache(maxsize=NODES_AT_A_TIME)
 def layers(node: Node, target: Target) -> list[Convolution]:
     """The layers of a node."""
     plan = plan_of(node, target)
@@ -286,13 +289,13 @@ def layers(node: Node, target: Target) -> list[Convolution]:
     result: list[Convolution] = []
     if not all(map(is_identity, plan.gathered, source.shape[1:3])):
         shape = (source.shape[0], len(plan.gathered[0]), len(plan.gathered[1]), source.shape[3])
-        inner = intermediate(node.outputs[0], GATHERED, shape)
-        result += gathered(node, source, inner, *plan.gathered)
-        source = inner
+        small = inner(node.outputs[0], GATHERED, shape)
+        result += gathered(node, source, small, *plan.gathered)
+        source = small
     for number, one in enumerate(plan.passes):
         made = output
         if number < len(plan.passes) - 1:  # columns alone
-            made = intermediate(node.outputs[0], COLUMNS_DONE, (*source.shape[:2], *output.shape[2:]))
+            made = inner(node.outputs[0], COLUMNS_DONE, (*source.shape[:2], *output.shape[2:]))
         if isinstance(one, Lines):
             result += line_layers(node, source, made, one, target)
         else:
@@ -316,6 +319,7 @@ RATIO_REMEDY = "a ratio of the sizes that is a power of two, or with align_corne
         Rule(
             "not both of align_corners and half_pixel_centers are set",
             lambda node, target: not (node.params["align_corners"] and node.params["half_pixel_centers"]),
+            "set one of them alone",
         ),
         Rule(f"lines that are interpolated by themselves are at most {LARGEST_MOVES}", lines_fit, RATIO_REMEDY),
         Rule(

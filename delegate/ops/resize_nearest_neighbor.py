@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,11 +16,12 @@ from delegate.hw.layout import divide_up
 from delegate.hw.soc import Target
 from delegate.ir import Convolution, Move, Node, Pixels, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.copies import copy, intermediate
-from delegate.ops.interleave import FIRST_FREE, Side, rules_of_moves
-from delegate.ops.rules import EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE
+from delegate.ops.copies import copy
+from delegate.ops.inner import RESIZED, inner
+from delegate.ops.interleave import Side, rules_of_moves
+from delegate.ops.rules import EXTENT, FEATURES_8_BIT, IMAGES, MALFORMED, NODES_AT_A_TIME, SAME_DTYPE
 
-WIDENED = FIRST_FREE  # number of the tensor between the copies of columns and those of rows
+WIDENED = RESIZED[0]  # between the copies of columns and those of rows
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def gathered(
         side = gather_columns(columns, width)
         whole = rows_stay and not side.cut
         shape = (images, height, side.blocks * side.period, channels)
-        widened = output if whole else intermediate(node.outputs[0], WIDENED, shape)
+        widened = output if whole else inner(node.outputs[0], WIDENED, shape)
         layers.append(copy(node, source, widened, column_moves(source, side)))
         source = widened
     if source is not output:
@@ -135,15 +137,20 @@ def channels_stay(node: Node, target: Target) -> bool:
 
 RESIZE_RULES = [
     Rule("the output's size is a constant", sizes_are_constant, "a model with fixed shapes"),
-    Rule("the input is computed", lambda node, target: node.inputs[0] is not None and node.inputs[0].data is None),
+    Rule(
+        "the input is computed",
+        lambda node, target: node.inputs[0] is not None and node.inputs[0].data is None,
+        "compute it beforehand",
+    ),
     FEATURES_8_BIT,
     SAME_DTYPE,
     IMAGES,
     EXTENT,
-    Rule("channels stay", channels_stay),
+    Rule("channels stay", channels_stay, MALFORMED),
 ]
 
 
+@lru_cache(maxsize=NODES_AT_A_TIME)
 def layers(node: Node, target: Target) -> list[Convolution]:
     """The layers of a node."""
     feature, output = node.inputs[0], node.outputs[0]

@@ -12,6 +12,7 @@ from delegate.ir import Node
 from delegate.ops import Rule
 from delegate.ops.movement import feature, moves, numbers, one_input, piece
 from delegate.ops.rearrange import Piece, elements
+from delegate.ops.rules import MALFORMED
 
 Place = slice | int | EllipsisType | None
 
@@ -94,14 +95,33 @@ def unpacked(node: Node) -> list[Piece]:
     return [piece(node, np.asarray(source.take(i, axis)), i) for i in range(len(node.outputs))]
 
 
-moves("SLICE", sliced, one_input(3, 3), [Rule("the slice lies in the input", slice_is_inside)])
+moves(
+    "SLICE",
+    sliced,
+    one_input(3, 3),
+    [
+        Rule(
+            "the slice lies in the input",
+            slice_is_inside,
+            MALFORMED,
+        )
+    ],
+)
 moves(
     "STRIDED_SLICE",
     stepped,
     one_input(4, 4),
     [
-        Rule("strides are positive, one for each begin and end", strides_are_positive),
-        Rule("the slice has as many numbers as the output", whole_input),
+        Rule(
+            "strides are positive, one for each begin and end",
+            strides_are_positive,
+            "REVERSE_V2 in place of a negative stride; it stays on the CPU",
+        ),
+        Rule(
+            "the slice has as many numbers as the output",
+            whole_input,
+            MALFORMED,
+        ),
     ],
 )
 moves("SPLIT", split, one_input(2, 2, place=1))

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from delegate import quantize
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
-from delegate.ir import AnyLayer, Node, Quant, Tensor, View, as_cube
-from delegate.ops import OPERATORS
-from delegate.ops.conv2d import part_of_output, selection
+from delegate.ir import AnyLayer, Node, Quant, Tensor, as_cube
+from delegate.ops.borrowed import fits, lowered
+from delegate.ops.copies import selection
+from delegate.ops.inner import SLOPES, inner
 from delegate.ops.limits import extreme
 
 Bools = npt.NDArray[np.bool_]
@@ -31,7 +32,7 @@ def source_of(node: Node) -> Tensor:
 
 def part(node: Node, index: int) -> Tensor:
     """A tensor of its own like the output, with four dimensions."""
-    return as_cube(part_of_output(node, index))
+    return as_cube(inner(node.outputs[0], SLOPES[index]))
 
 
 def one_factor(node: Node, factor: float) -> Tensor:
@@ -59,20 +60,6 @@ def scaling(node: Node, weight: Tensor, output: Tensor, activation: str = "NONE"
         "depth_multiplier": 1,
     }
     return Node(node.index, "DEPTHWISE_CONV_2D", (source_of(node), weight, None), (output,), params)
-
-
-def fits(convolution: Node, target: Target) -> bool:
-    """A convolution's own rules hold."""
-    return all(rule.holds(convolution, target) for rule in OPERATORS[convolution.op].rules)
-
-
-def lowered(node: Node, convolution: Node, target: Target) -> list[AnyLayer]:
-    """The layers of a convolution, in the name of the operator that it is done for."""
-    layers: list[AnyLayer] = []
-    for layer in OPERATORS[convolution.op].lower(convolution, target):
-        assert not isinstance(layer, View)
-        layers.append(replace(layer, operator=node.op))
-    return layers
 
 
 def compared(node: Node, a: Tensor, b: Tensor, output: Tensor, larger: bool) -> AnyLayer:
@@ -131,28 +118,15 @@ def absolute(node: Node, target: Target) -> list[AnyLayer]:
     return meeting(node, *even(node, -1.0), target)
 
 
+def rectified(node: Node) -> Node:
+    """RELU and its kin as the fused activation of a copy."""
+    return scaling(node, one_factor(node, 1.0), as_cube(node.outputs[0]), node.op)
+
+
 def rectifier_fits(node: Node, target: Target) -> bool:
-    return fits(scaling(node, one_factor(node, 1.0), part(node, 0)), target)
+    return fits(rectified(node), target)
 
 
 def rectifier(node: Node, target: Target) -> list[AnyLayer]:
-    """RELU and its kin: a copy that the converter or BS clamps, or a copy and a comparison with each end."""
-    output, one = as_cube(node.outputs[0]), one_factor(node, 1.0)
-    assert output.quant is not None
-    clamped = scaling(node, one, output, node.op)
-    if fits(clamped, target):
-        return lowered(node, clamped, target)
-    low, high = quantize.activation_range(node.op, output.quant, output.dtype)
-    ends = [(low, True)] * (low > quantize.INT8_LOW) + [(high, False)] * (high < quantize.INT8_HIGH)
-    tensors = [*(part(node, index) for index in range(len(ends))), output]
-    layers = lowered(node, scaling(node, one, tensors[0]), target)
-    for (end, larger), before, after in zip(ends, tensors, tensors[1:], strict=False):
-        layers.append(compared(node, before, everywhere(output, end), after, larger))
-    return layers
-
-
-def everywhere(like: Tensor, value: int) -> Tensor:
-    """A constant image of one number in the NPU's domain, for all images of a tensor."""
-    shape = (1, *like.shape[1:])
-    stored = np.full(shape, value + quantize.domain_offset(like.dtype), like.dtype)
-    return replace(like, index=NO_TENSOR, shape=shape, data=stored)
+    """RELU and its kin: a copy that BS clamps, or a copy and a comparison with each end."""
+    return lowered(node, rectified(node), target)

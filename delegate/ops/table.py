@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate import quantize
-from delegate.errors import CompileError
 from delegate.hw.soc import FLYING_SCALE, TABLE, Target
 from delegate.ir import AnyLayer, Elementwise, Node, Requantize, as_cube
 from delegate.ops import Rule, lowers, slopes
 from delegate.ops.rules import (
+    ALLOW,
     FEATURES_8_BIT,
     ONE_INPUT,
     SAME_DTYPE,
@@ -24,6 +24,7 @@ from delegate.ops.rules import (
     SCALES_POSITIVE,
     feature_tensors,
     is_quantized_per_tensor,
+    possible,
 )
 from delegate.ops.unary import INT8, KERNELS, VALUES, Kernel, outputs
 from delegate.quantize import INT8_LOW, Ints
@@ -72,11 +73,7 @@ def lookup(node: Node, values: Ints) -> Elementwise:
 
 
 def computable(kernel: Kernel, node: Node, target: Target) -> bool:
-    try:
-        outputs(kernel, node)
-    except CompileError:
-        return False
-    return True
+    return possible(lambda node, target: outputs(kernel, node))(node, target)
 
 
 def nothing_is_below_zero(node: Node, target: Target) -> bool:
@@ -85,12 +82,12 @@ def nothing_is_below_zero(node: Node, target: Target) -> bool:
     return quantize.zero_point(source.quant, source.dtype) == INT8_LOW
 
 
-ALLOW = "allow it with the option unproven=always, or use a device that passed its probe"
 TABLE_TEXT = f"the device may use: {TABLE}; and: {FLYING_SCALE}"
 TABLE_RULE = Rule(TABLE_TEXT, lambda node, target: may_look_up(target), ALLOW)
 ALL_INT8 = Rule(
     "input and output are int8, the only type that TFLite has the operator for, with one scale each",
     lambda node, target: all(is_quantized_per_tensor(t) and t.dtype == "int8" for t in feature_tensors(node)),
+    "quantize to int8",
 )
 ABOVE_ZERO = Rule(
     "the input's zero point is its least value: of numbers below 0 TFLite makes an error, which the NPU cannot",
@@ -114,7 +111,11 @@ def rules(op: str) -> list[Rule]:
         SAME_SHAPE,
         SCALES_POSITIVE,
         *([ABOVE_ZERO] if op in ("SQRT", "RSQRT") else []),
-        Rule("TFLite's own arithmetic stays within its 32 bits (HARD_SWISH: 16)", partial(computable, kernel)),
+        Rule(
+            "TFLite's own arithmetic stays within its 32 bits (HARD_SWISH: 16)",
+            partial(computable, kernel),
+            "calibrate again: input and output scale are too far apart",
+        ),
     ]
     if op not in FALLBACKS:
         return [*result, TABLE_RULE]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from delegate.ir import Node
-from delegate.ops.copies import intermediate
+from delegate.ops.inner import SPREAD, inner
 from delegate.ops.movement import feature, moves, numbers, one_input, piece
 from delegate.ops.rearrange import Piece, elements
 
@@ -26,7 +26,7 @@ def blocks_of_pixels(node: Node) -> list[Piece]:
     """out[y * block + i, x * block + j, c] = in[y, x, (i, j, c)], first along the rows, then rows between rows."""
     block, (images, height, width, channels) = node.params["block_size"], feature(node).shape
     depth = channels // block**2
-    step = intermediate(node.outputs[0], 0, (images, height, width * block, block * depth))
+    step = inner(node.outputs[0], SPREAD, (images, height, width * block, block * depth))
     wide = elements(feature(node)).reshape(images, height, width, block, block, depth).transpose(0, 1, 2, 4, 3, 5)
     high = elements(step).reshape(images, height, width * block, block, depth).transpose(0, 1, 3, 2, 4)
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -16,26 +17,11 @@ from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
 from delegate.hw.soc import Target
-from delegate.ir import Convolution, Node, Quant, Tensor
+from delegate.ir import AnyLayer, Convolution, Node, Quant, Tensor
 from delegate.ops import Rule, lowers
-from delegate.ops.conv2d import (
-    BS_CLAMP_TEXT,
-    CBUF_TEXT,
-    LARGEST_PARTS,
-    bias_data,
-    channels_of,
-    clamp_is_allowed,
-    group_of,
-    input_and_constants,
-    kernel_fits,
-    one_convolution,
-    part_of_output,
-    same_padding,
-    selection,
-    weight_data,
-    weight_of,
-    weights_are_quantized,
-)
+from delegate.ops.conv2d import CBUF_TEXT, LARGEST_PARTS, channels_of, group_of, one_convolution, same_padding
+from delegate.ops.copies import selection
+from delegate.ops.inner import CLASSES, inner
 from delegate.ops.interleave import (
     Side,
     padding_behind,
@@ -45,7 +31,21 @@ from delegate.ops.interleave import (
     tensor_of_blocks,
     unit_of,
 )
-from delegate.ops.rules import ACTIVATION, EXTENT, FEATURES_8_BIT, IMAGES, SAME_DTYPE, SCALES_POSITIVE
+from delegate.ops.limits import with_limits
+from delegate.ops.rules import (
+    ACTIVATION,
+    EXTENT,
+    FEATURES_8_BIT,
+    IMAGES,
+    MALFORMED,
+    NODES_AT_A_TIME,
+    SAME_DTYPE,
+    SCALES_POSITIVE,
+    SCALES_REMEDY,
+    asked_of,
+    possible,
+)
+from delegate.ops.weights import bias_data, input_and_constants, weight_data, weight_of, weights_are_quantized
 from delegate.requantize import Channels, scale_classes
 
 LARGEST_STRIDE = 16  # pixels; not the chip's, for it never strides: beyond it tasks become many and small
@@ -71,6 +71,7 @@ class Taps(Side):
         return range(min(pixels), max(pixels) + 1)
 
 
+@lru_cache(maxsize=NODES_AT_A_TIME)
 def as_convolution(node: Node) -> Node:
     """The node with the inputs of a convolution: feature, weight, bias."""
     _, weight, feature, *bias = node.inputs
@@ -147,6 +148,10 @@ def channels_agree(node: Node, target: Target) -> bool:
     return feature.shape[3] == weight_of(node).shape[3]
 
 
+def kernel_fits(node: Node, target: Target) -> bool:
+    return all(size <= target.soc.largest_kernel for size in weight_of(node).shape[1:3])
+
+
 def kernel_is_small(node: Node, target: Target) -> bool:
     channels = align(weight_of(node).shape[3], target.soc.atom_bytes)
     return all(height * width * channels <= target.soc.kernel_bytes_limit for height, width in windows(node, target))
@@ -189,15 +194,13 @@ def shape_is_constant(node: Node, target: Target) -> bool:
     return len(node.inputs) >= 3 and node.inputs[0] is not None and node.inputs[0].data is not None
 
 
-def layers_exist(node: Node, target: Target) -> bool:
-    try:
-        layers(node, target)
-    except CompileError:
-        return False
-    return True
+@lru_cache(maxsize=NODES_AT_A_TIME)
+def layers(node: Node, target: Target) -> list[AnyLayer]:
+    """The layers of a node with the inputs of a convolution, its activation included; raises CompileError."""
+    return with_limits(node, target, transposed)
 
 
-def layers(node: Node, target: Target) -> list[Convolution]:
+def transposed(node: Node, target: Target) -> list[Convolution]:
     """The layers of a node with the inputs of a convolution; raises CompileError where the DPU cannot requantize.
 
     For each class of channel scales and each row of a block a convolution, a selection among the classes, and copies
@@ -216,7 +219,7 @@ def layers(node: Node, target: Target) -> list[Convolution]:
         raise CompileError(f"TRANSPOSE_CONV: scales of {len(classes)} classes, of which {LARGEST_PARTS} are possible")
     parts = [blocks]
     if len(classes) > 1:
-        parts = [replace(part_of_output(node, index), shape=blocks.shape) for index in range(len(classes))]
+        parts = [inner(output, number, blocks.shape) for number in CLASSES[: len(classes)]]
     result: list[Convolution] = []
     left = -columns.window(columns.phases).start
     for part, used in zip(parts, classes, strict=True):
@@ -232,21 +235,36 @@ def layers(node: Node, target: Target) -> list[Convolution]:
     return [*result, *put_columns(node, blocks, output, columns, unit)]
 
 
-def asked_as_convolution(rule: Rule) -> Rule:
-    holds = rule.holds
-    return Rule(rule.text, lambda node, target: holds(as_convolution(node), target), rule.remedy)
-
-
 RULES = [
-    Rule("input is computed; weights and bias are constants", input_and_constants),
+    Rule(
+        "input is computed; weights and bias are constants",
+        input_and_constants,
+        "store weights and bias in the model (freeze it before it is converted)",
+    ),
     FEATURES_8_BIT,
     SAME_DTYPE,
     IMAGES,
     EXTENT,
-    Rule("weights have one scale, or one a channel, and one zero point", weights_are_quantized),
-    Rule("weights have four dimensions", lambda node, target: len(weight_of(node).shape) == 4),
-    Rule("weights have the input's dtype", lambda node, target: weight_of(node).dtype == node.outputs[0].dtype),
-    Rule("input and weights have the same channels", channels_agree),
+    Rule(
+        "weights have one scale, or one a channel, and one zero point",
+        weights_are_quantized,
+        "quantize weights symmetrically, a scale a channel or a tensor",
+    ),
+    Rule(
+        "weights have four dimensions",
+        lambda node, target: len(weight_of(node).shape) == 4,
+        MALFORMED,
+    ),
+    Rule(
+        "weights have the input's dtype",
+        lambda node, target: weight_of(node).dtype == node.outputs[0].dtype,
+        "quantize weights and activations to one type",
+    ),
+    Rule(
+        "input and weights have the same channels",
+        channels_agree,
+        MALFORMED,
+    ),
     SCALES_POSITIVE,
     ACTIVATION,
     Rule(
@@ -268,13 +286,13 @@ RULES = [
     Rule(
         "bias has one number per output channel",
         lambda node, target: bias_data(node).size == node.outputs[0].shape[3] == weight_of(node).shape[0],
+        MALFORMED,
     ),
     Rule("accumulator stays within 32 bits", accumulators_fit, "fewer input channels"),
     Rule("one kernel of the taps that meet is at most 32 KiB", kernel_is_small, "fewer input channels"),
     Rule(CBUF_TEXT, cbuf_fits, "fewer input channels or a narrower input"),
     Rule("the columns of a block have at most 8192 channels together", channels_fit, "fewer output channels"),
-    Rule(BS_CLAMP_TEXT, clamp_is_allowed),
-    Rule("BS and the output converter can express scales and clamp", layers_exist),
+    Rule("BS and the output converter can express scales", possible(layers), SCALES_REMEDY),
     *rules_of_moves(layers),
 ]
 
@@ -283,10 +301,10 @@ RULES = [
     "TRANSPOSE_CONV",
     [
         Rule("the output's shape is a constant", shape_is_constant, "a model with fixed shapes"),
-        *map(asked_as_convolution, RULES),
+        *map(partial(asked_of, as_convolution), RULES),
     ],
 )
-def transpose_conv(node: Node, target: Target) -> list[Convolution]:
+def transpose_conv(node: Node, target: Target) -> list[AnyLayer]:
     """out[y,x,k] = requantize(bias[k] + sum over i,j,c of (in[(y+top-i)/sy, (x+left-j)/sx, c] - zi) * w[k,i,j,c]).
 
     Only whole places inside the input count; top and left pad the convolution that goes back from output to input.

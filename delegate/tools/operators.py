@@ -112,6 +112,7 @@ def forms_of(operator: Operator) -> list[str]:
     waiting: list[Any] = [operator.lower, *(rule.holds for rule in operator.rules)]
     while waiting:
         value = waiting.pop()
+        value = getattr(value, "__wrapped__", value)  # what a cache is around
         if isinstance(value, str) and value in FORMS:
             found.add(value)
         elif isinstance(value, FunctionType) and value not in seen:

@@ -28,6 +28,13 @@ def with_constant(s: Sketch) -> list[int]:
     return [s.builder.concatenation([s.made(1, 5, 6, 7), other, s.made(1, 5, 6, 32)], s.quant)]
 
 
+def with_long_constant(s: Sketch) -> list[int]:
+    """Anchors of as many boxes as no task of the element-wise unit has rows."""
+    values = s.rng.integers(0, 100, (1, 9000, 4)).astype(s.dtype)
+    boxes = s.builder.reshape(s.made(1, 90, 100, 4), (1, 9000, 4))
+    return [s.builder.concatenation([boxes, s.builder.constant(values, *s.quant)], s.quant, axis=-1)]
+
+
 def nested(s: Sketch) -> list[int]:
     """As in DenseNet: each concatenation is a piece of the next; some pieces are outputs too."""
     x = s.made(2, 6, 5, 32)
@@ -157,6 +164,7 @@ CASES: dict[str, list[Case]] = {
         ("images", lambda s: joined(s, 0, (1, 5, 6, 16), (2, 5, 6, 16))),
         ("one", lambda s: joined(s, 3, (1, 5, 6, 16))),
         ("a constant", with_constant),
+        ("a long constant", with_long_constant),
         ("nested", nested),
         ("repeated", repeated),
     ],

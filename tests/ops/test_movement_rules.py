@@ -53,6 +53,7 @@ def reasons(
         ("RESHAPE", [tensor(1, (6, 4, 36), scale=0.1)], [(24, 36)], {}, "one scale"),
         ("RESHAPE", [tensor(1, (6, 4, 36), scale=float("nan"))], [(24, 36)], {}, "positive"),
         ("RESHAPE", [tensor(1, (1, 64, 64, 9))], [(36864,)], {}, "at most 256 tasks"),
+        ("PAD", [tensor(1, (1, 1, 1, 8193)), constant(0, 0, 1, 0, 0, 0, 0, 0)], [(1, 2, 1, 8193)], {}, "8192 channels"),
         ("SLICE", [SOURCE, constant(0, 0, 0, 0), constant(1, 7, 4, 36)], [(1, 7, 4, 36)], {}, "in the input"),
         ("SLICE", [SOURCE, constant(0, -1, 0, 0), constant(1, 1, 4, 36)], [(1, 1, 4, 36)], {}, "in the input"),
         ("SLICE", [SOURCE, constant(0, 0), constant(1, 1, 4, 36)], [(1, 1, 4, 36)], {}, "in the input"),

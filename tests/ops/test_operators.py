@@ -111,6 +111,30 @@ def concatenations(rng: np.random.Generator) -> Iterator[Case]:
             yield f"{dtype} {counts} {factors}", builder.finish(sources, [joined, again])
 
 
+def concatenations_of_rows(rng: np.random.Generator) -> Iterator[Case]:
+    """Boxes and scores of maps of several sizes with scales of their own, as SSD joins them; uint8 alone has those."""
+    for axis, shapes, factors in [
+        (1, ((1, 32, 4), (1, 32, 4)), (2, 1)),
+        (1, ((1, 20, 7), (1, 6, 7), (1, 3, 7)), (0.4, 1, 1.7)),
+        (-2, ((1, 4, 3, 40), (1, 4, 5, 40)), (0.9, 1.1)),
+        (0, ((2, 3, 5, 33), (1, 3, 5, 33)), (1, 3.1)),
+    ]:
+        builder = Builder()
+        scale, points = float(rng.uniform(0.03, 0.1)), rng.integers(100, 150, len(shapes)).tolist()
+        sources, parts = [], []
+        for shape, factor, point in zip(shapes, factors, points, strict=True):
+            count = shape[-1]
+            sources.append(builder.tensor((*(1,) * (4 - len(shape)), *shape), "uint8", 0.05, 128))
+            weight = rng.integers(100, 150, (count, 1, 1, count)).astype("uint8")
+            bias = np.zeros(count, np.int32)
+            made = builder.convolution(
+                sources[-1], weight, 0.01, (scale * factor, point), weight_zero_point=128, bias=bias
+            )
+            parts.append(builder.reshape(made, shape))
+        joined = builder.concatenation(parts, (scale, points[0]), axis)
+        yield f"axis {axis} {shapes}", builder.finish(sources, [joined])
+
+
 def reshapes(rng: np.random.Generator) -> Iterator[Case]:
     """Behind a convolution, and before another where the shape allows one."""
     for dtype in ("int8", "uint8"):
@@ -135,6 +159,7 @@ def reshapes(rng: np.random.Generator) -> Iterator[Case]:
 FAMILIES = {
     "AVERAGE_POOL_2D": averages,
     "CONCATENATION": concatenations,
+    "CONCATENATION of rows": concatenations_of_rows,
     "FULLY_CONNECTED": products,
     "MEAN": means,
     "QUANTIZE": conversions,

@@ -135,6 +135,7 @@ def test_reductions(
     [
         ((1, 6, 7, 40), (3,), True, 0.5), ((2, 5, 5, 100), (-1,), True, 1.2), ((1, 4, 5, 30), (1, 2, 3), True, 0.4),
         ((1, 56, 56, 30), (1, 2), False, 0.6), ((2, 112, 112, 5), (1, 2), True, 1.0),
+        ((1, 48, 3, 5), (1, 2, 3), True, 1.0), ((2, 5, 34, 4), (2, 3), True, 1.0),
     ],
 )  # fmt: skip
 def test_means(
@@ -163,3 +164,9 @@ def test_random_pools(seed: int, reference_interpreter: Interpreters, npu_interp
     content = write(builder.finish([source], [pooled]))
     for kernel in KERNELS:
         compare(content, reference_interpreter(content), npu_interpreter(content, kernel=kernel), 0, rounds=1)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_sums_of_more_rows_than_a_kernel_has_are_refused(dtype: str, npu_interpreter: Interpreters) -> None:
+    content = reduction("SUM", (1, 32, 1, 3), dtype, (1, 2, 3), True, 3.0)
+    assert len(npu_interpreter(content)._get_ops_details()) == 1

@@ -99,8 +99,11 @@ def test_refusals_name_their_reason() -> None:
         return " ".join(refusals(node, graph([node], [], []), target))
 
     assert refused(node) == refused(node, PROVEN) == ""
+    assert alpha.data is not None
     assert "constant" in refused(replace(node, inputs=(source, replace(alpha, data=None))))
-    assert "constant" in refused(replace(node, inputs=(source, replace(alpha, dtype="uint8"))))
+    assert "constant" in refused(
+        replace(node, inputs=(source, replace(alpha, dtype="uint8", data=alpha.data.view(np.uint8))))
+    )
     assert "one a channel" in refused(prelu_node(np.ones((6, 5, 20))))
     assert "one a channel" in refused(prelu_node(np.ones((1, 5, 1))))
     assert "one shape" in refused(replace(node, outputs=(replace(node.outputs[0], shape=(1, 5, 6, 20)),)))

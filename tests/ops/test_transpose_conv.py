@@ -12,8 +12,8 @@ from layers import EVERY_FORM, PROVEN, feature, graph, quant
 from tflite_writer import Builder, Model, write
 
 from benchmarks.harness import infer
-from delegate.hw.soc import BS_CLAMP, PART_OF_ROW, ROW_SKIP, Target
-from delegate.ir import Node, Quant, Tensor
+from delegate.hw.soc import PART_OF_ROW, ROW_SKIP, Target
+from delegate.ir import Elementwise, Node, Quant, Tensor
 from delegate.ops import OPERATORS
 from delegate.partition import refusals
 
@@ -189,7 +189,7 @@ def test_layers_of_a_block() -> None:
 def test_refusals_name_their_reason() -> None:
     node = transposed()
     shape, weight, source = node.inputs
-    assert shape is not None and weight is not None and source is not None
+    assert shape is not None and weight is not None and weight.data is not None and source is not None
 
     def changed(**tensors: Tensor) -> Node:
         inputs = (tensors.get("shape", shape), tensors.get("weight", weight), tensors.get("source", source))
@@ -200,7 +200,9 @@ def test_refusals_name_their_reason() -> None:
     cut = transposed(size=(15, 15))
     assert PART_OF_ROW in refusal(cut, Target(PROVEN.soc, frozenset({ROW_SKIP})))
     relu = replace(node, params={**node.params, "activation": "RELU"})
-    assert BS_CLAMP in refusal(relu, Target(PROVEN.soc, frozenset({ROW_SKIP})))
+    with_rows = Target(PROVEN.soc, frozenset({ROW_SKIP, PART_OF_ROW}))
+    assert refusals(relu, graph([relu], [], []), with_rows) == ()
+    assert isinstance(OPERATORS["TRANSPOSE_CONV"].lower(relu, with_rows)[-1], Elementwise)
     assert "shape is a constant" in refusal(changed(shape=replace(shape, data=None)))
     assert "constants" in refusal(changed(weight=replace(weight, data=None)))
     assert "int8 or uint8" in refusal(changed(source=replace(source, dtype="float32")))
@@ -211,7 +213,9 @@ def test_refusals_name_their_reason() -> None:
     assert "weights have one scale" in refusal(
         changed(weight=replace(weight, quant=Quant(np.ones(3, np.float32), np.zeros(3, np.int32))))
     )
-    assert "weights have the input's dtype" in refusal(changed(weight=replace(weight, dtype="uint8")))
+    assert "weights have the input's dtype" in refusal(
+        changed(weight=replace(weight, dtype="uint8", data=weight.data.view(np.uint8)))
+    )
     assert "same channels" in refusal(changed(source=replace(source, shape=(1, 8, 8, 15))))
     for scale in (0.0, float("nan")):
         assert "scales are positive" in refusal(changed(output=replace(output, quant=quant(scale))))

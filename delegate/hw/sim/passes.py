@@ -83,7 +83,7 @@ class Buffers:
             return held
         packed = memory.bytes(weights.address, weights.size, f"{task}: CNA weights")
         shape = (weights.kernels, weights.kernel, weights.channels, weights.depthwise, weights.precision)
-        key = (weights.address, weights.size, shape)
+        key = (weights.address, weights.size, shape, weights.banks)  # reuse asks for the split as well
         known = self._kept.get(key)
         if known is None or not _same_bytes(known.packed, packed):
             known = Kernels(packed.copy(), weights)

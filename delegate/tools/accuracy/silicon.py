@@ -151,7 +151,7 @@ def converted(addend: Addend, stored: Ints) -> Ints:
 
 
 def scaled(values: Ints, run: Requantize) -> Ints:
-    """BS behind its adder, and BN: 32 bits each."""
+    """BS behind its adder, BN, and EW where it multiplies by gains: 32 bits each (S-107, S-154)."""
     values = saturate(values, 32)
     if run.channel_multiplier is not None:
         products = values * run.channel_multiplier.astype(np.int64)
@@ -162,7 +162,8 @@ def scaled(values: Ints, run: Requantize) -> Ints:
         values = np.minimum(values, run.relu_limit)
     if run.norm_multiplier is not None:
         values = saturate(half_to_even(values * run.norm_multiplier, run.norm_shift), 32)
-    return values
+    values = saturate(values + run.norm_addend, 32)
+    return values if run.gain is None else saturate(values * run.gain.astype(np.int64), 32)
 
 
 def written(values: Ints, run: Requantize) -> Ints:
@@ -229,7 +230,8 @@ def operated(layer: Elementwise, values: Ints, memory: Memory) -> Ints:
         operand = np.roll(memory.read(layer.operand), -layer.operand_first, axis=1)
     else:
         images, height, width, channels = cube_shape(layer.operand)
-        operand = to_domain(layer.operand.data).reshape(images, height * width, channels)
+        rows = to_domain(layer.operand.data).reshape(images, height * width, channels)
+        operand = rows if height * width == 1 else np.resize(rows, (images, values.shape[1], channels))
     operand = saturate((operand + layer.operand_offset) * layer.operand_multiplier, 32)
     if layer.operation == "max":
         return np.maximum(values, operand)

@@ -60,6 +60,18 @@ def test_weight_reuse_without_its_precondition(broken: str):
         board.run(words(reuse))
 
 
+def test_the_split_that_counts_is_that_of_the_task_before():
+    """Kernels that an earlier task has fetched to as many banks as it liked are no reason to refuse a reuse."""
+    shape = Shape()
+    board = Board()
+    place(board, shape, *random_data(shape, 12))
+    other = change(convolution(shape), CNA.CBUF_CON0, weight_bank=9)
+    board.run(words(other), words(convolution(shape)))
+    board.run(words(change(convolution(shape), CNA.CBUF_CON0, weight_reuse=1)))
+    with pytest.raises(SimulatorError, match="weight_reuse"):
+        board.run(words(change(other, CNA.CBUF_CON0, weight_reuse=1)))
+
+
 @pytest.mark.parametrize("options", PATHS)
 def test_data_reuse(options: Options):
     """S-75: the features stay, the kernels are others; a changed geometry is refused."""
