@@ -12,6 +12,7 @@ import errno
 import fcntl
 import mmap
 import os
+import random
 import struct
 import threading
 import time
@@ -81,8 +82,9 @@ class File:
 class FakeKernel:
     """One driver with its nodes below ``folder``; installs itself in os, fcntl and mmap.
 
-    ``errors``: errnos that the next calls of an ioctl fail with, by code. ``drop``: how many of the next jobs are
-    silently not run. ``delay``: ns for which a job's outputs stay busy. ``log``: every ioctl's code, in order.
+    ``errors``: errnos that the next calls of an ioctl fail with, by code (0: mmap). ``drop``: how many of the next jobs
+    are silently not run. ``chance``: of each call to fail, and of a job to be dropped. ``delay``: ns for which a job's
+    outputs stay busy. ``log``: every ioctl's code, in order.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, driver: str, folder: Path, misc: bool = False) -> None:
@@ -92,7 +94,8 @@ class FakeKernel:
         self.version, self.iommu = 908, 1  # of rknpu
         self.files: dict[int, File] = {}
         self.errors: dict[int, list[int]] = {}
-        self.drop, self.delay = 0, 0
+        self.drop, self.delay, self.chance = 0, 0, 0.0
+        self.random = random.Random(1)
         self.aperture = TOP
         self.log: list[int] = []
         self.faults: list[str] = []  # of jobs, as the simulator says them
@@ -156,6 +159,7 @@ class FakeKernel:
             assert code >> 8 & 0xFF == ord("r"), hex(code)
             code = (code & 0xFFFF00FF) | ord("d") << 8 | 0x40
         self.log.append(code)
+        self._fail_by_chance()
         if self.errors.get(code):
             number = self.errors[code].pop(0)
             raise OSError(number, os.strerror(number))
@@ -168,6 +172,14 @@ class FakeKernel:
                 with self._lock:
                     answer(file, raw)
         return 0
+
+    def _fail_by_chance(self) -> None:
+        """Now and then one of the errors that come and go, or a job that will be dropped."""
+        if self.random.random() < self.chance:
+            number = self.random.choice((errno.EINTR, errno.ENOMEM, errno.EBUSY, errno.EIO, errno.ETIMEDOUT))
+            raise OSError(number, os.strerror(number))
+        if self.random.random() < self.chance:
+            self.drop += 1
 
     def _rocket(self, code: int) -> Callable[[File, memoryview], None]:
         known = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,29 @@ def test_a_failed_load_leaves_nothing(kernel: FakeKernel, npu_interpreter: Inter
     kernel.errors[code] = [errno.EINTR] * (position % 3) + [errno.ENOMEM]
     with pytest.raises((RuntimeError, ValueError), match="ENOMEM"):
         run(ours := make(npu_interpreter, convolution(), device=kernel.driver), next(inputs(ours, 1)))
+
+
+def test_under_random_faults_results_are_right_or_errors(kernel: FakeKernel, npu_interpreter: Interpreters):
+    """And nothing piles up; the fixture counts what is left in the end."""
+    ours, expected = make(npu_interpreter, convolution(), device=kernel.driver), make(npu_interpreter, convolution())
+    wanted = [(data, run(expected, data)) for data in inputs(ours, 8)]
+    run(ours, wanted[0][0])
+    buffers, descriptors = kernel.buffers, len(os.listdir("/proc/self/fd"))
+    kernel.chance = 0.1
+    right = 0
+    for index in range(400):
+        data, want = wanted[index % len(wanted)]
+        try:
+            got = run(ours, data)
+        except RuntimeError as error:
+            assert "teflon: " in str(error)
+            continue
+        np.testing.assert_array_equal(got, want)
+        right += 1
+    kernel.chance, kernel.drop = 0.0, 0
+    assert 50 < right < 400
+    assert (kernel.buffers, len(os.listdir("/proc/self/fd"))) == (buffers, descriptors)
+    np.testing.assert_array_equal(run(ours, data), want)
 
 
 def test_a_pattern_is_in_every_row_of_every_surface():
