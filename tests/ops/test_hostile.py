@@ -166,7 +166,8 @@ def test_no_tensor_is_larger_than_the_addresses_allow(name: str) -> None:
     model = read_graph(write(every_operator.build(name, "int8")))
     node = model.nodes[0]
     shape = (2, 2047, 2047, 256)
-    large = {t.index: replace(t, shape=shape) for t in (*node.inputs, *node.outputs) if t is not None and t.data is None}
+    computed = [tensor for tensor in (*node.inputs, *node.outputs) if tensor is not None and tensor.data is None]
+    large = {tensor.index: replace(tensor, shape=shape) for tensor in computed}
     inputs = tuple(t and large.get(t.index, t) for t in node.inputs)
     outputs = tuple(large[t.index] for t in node.outputs)
     if name == "PRELU":
