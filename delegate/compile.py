@@ -19,6 +19,7 @@ from delegate.hw.layout import (
     pack_bias_and_multipliers,
     pack_constant,
     pack_depthwise_weights,
+    pack_gains,
     pack_weights,
 )
 from delegate.hw.soc import Soc, Target
@@ -245,14 +246,17 @@ def tile_convolution(layer: Convolution, memory: Allocation, coefficients: Coeff
     where = source(layer, memory, soc)
     weight = place_weights(layer, where)
     pack = pack_depthwise_weights if layer.depthwise else pack_weights
-    group = soc.depthwise_group if layer.depthwise else soc.kernel_group
+    count = align(layer.bias.size, soc.depthwise_group if layer.depthwise else soc.kernel_group)
+    gains = [np.ones(len(run.channels), np.int8) if run.gain is None else run.gain for run in layer.requantize]
+    gained = any(run.gain is not None for run in layer.requantize)
     operands = Operands(
         channels=where.channels,
         feature=where.cube,
         output=memory.cubes[layer.output.index],
         addend=memory.cubes[layer.addend.tensor.index] if layer.addend else None,
         weight=coefficients.add(pack(weight, soc, layer.weight_zero_point)),
-        bias=coefficients.add(pack_bs_operands(layer, align(layer.bias.size, group))),
+        bias=coefficients.add(pack_bs_operands(layer, count)),
+        gain=coefficients.add(pack_gains(np.concatenate(gains), count)) if gained else None,
     )
     return tile(layer, operands, soc)
 

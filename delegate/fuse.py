@@ -69,6 +69,8 @@ def fuse(producer: Convolution, addition: Convolution, other: Tensor, soc: Soc) 
     atoms = surface_rows(output.shape[1], soc) * output.shape[2]
     unclamped = not any(run.relu for run in (*producer.requantize, *addition.requantize))
     scale = producer.accumulator_scale
+    if any(run.gain is not None for run in (*producer.requantize, *addition.requantize)):
+        return None  # the element-wise unit is busy
     if producer.depthwise or producer.addend or not unclamped or atoms < FEWEST_ATOMS or scale is None:  # S-214
         return None
     if saturates(producer):

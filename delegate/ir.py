@@ -85,11 +85,12 @@ class Graph:
 
 @dataclass(frozen=True, eq=False)
 class Requantize:
-    """How the accumulators of some output channels become bytes: through BS, BN and OUT_CVT, one after the other.
+    """How the accumulators of some output channels become bytes: through BS, BN, EW and OUT_CVT, one after the other.
 
     v = round((accumulator + bias) * channel_multiplier / 2**channel_shift), in BS, ties to even (S-19, S-21)
     v = clamp of v to [0, relu_limit] if ``relu``
-    v = round(v * norm_multiplier / 2**norm_shift), in BN
+    v = round(v * norm_multiplier / 2**norm_shift) + norm_addend, in BN (S-154)
+    v = v * gain, in EW
     out = saturate(round(v * multiplier / 2**shift) + offset), ties to even, or away from zero (S-01, S-04)
     """
 
@@ -102,6 +103,8 @@ class Requantize:
     channel_shift: int = 0
     norm_multiplier: int | None = None  # None: BN does nothing
     norm_shift: int = 0
+    norm_addend: int = 0
+    gain: npt.NDArray[np.int8] | None = None  # (channels), signed bytes, not 0; None: EW does nothing
     relu: bool = False
     relu_limit: int | None = None
 
@@ -307,6 +310,7 @@ class ConvTile:
     weight: Place
     bias: Place
     output: Place
+    gain: Place | None  # a byte a channel
     addend: Place | None
     addend_surface: int  # atoms
     addend_skip: int  # atoms of a surface of the addend that other slices read

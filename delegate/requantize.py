@@ -18,11 +18,21 @@ import numpy.typing as npt
 
 from delegate.errors import CompileError
 from delegate.ir import Requantize
-from delegate.quantize import INT8_HIGH, INT8_LOW, LARGEST_SHIFT, Ints, round_shift, round_shifts, tflite_steps
+from delegate.quantize import (
+    INT8_HIGH,
+    INT8_LOW,
+    LARGEST_SHIFT,
+    Ints,
+    round_shift,
+    round_shifts,
+    tflite_multiplier,
+    tflite_steps,
+)
 
 LARGEST_FACTOR = 0x7FFF  # signed 16 bits (S-02, S-19)
 LEAST_FACTOR = 1  # 0 would switch BS off for eight channels (S-223)
 MANTISSA_BITS = 15
+MULTIPLIER_BITS = 31  # of TFLite
 INNER_SHIFT_LIMIT = 22  # a larger shift at the end could meet the saturation of 32 bits before that of 8
 QUOTIENT_BITS = 14  # of a quotient's fraction: far finer than a window's pixels, far coarser than 30 bits
 FINE = 1 / 32  # output steps; a run of channels is cut where a common shift errs more and own ones would not
@@ -65,6 +75,18 @@ def quotient(real: float, reach: int, channels: int, offset: int, norm: bool) ->
     if multiplier > LARGEST_FACTOR:
         multiplier, exponent = multiplier >> 1, exponent + 1
     return Requantize(range(channels), multiplier, MANTISSA_BITS - exponent, offset, half_away=True)
+
+
+def mean(real: float, count: int, channels: int, offset: int) -> Requantize:
+    """The sum of ``count`` distances from a zero point, times real / count, as TFLite's MEAN rounds it.
+
+    Its multiplier is divided by the count, with as many bits more as that takes off, and cut off. Raises CompileError
+    as exact does.
+    """
+    multiplier, exponent = tflite_multiplier(real)
+    more = max(min(count.bit_length() - 1, MULTIPLIER_BITS + exponent), 0)
+    used = math.ldexp((multiplier << more) // count, exponent - more - MULTIPLIER_BITS)
+    return exact(used, (INT8_HIGH - INT8_LOW) * count, channels, offset, max(more - exponent, 0))
 
 
 def factor(run: Requantize) -> float:
@@ -286,6 +308,7 @@ def behind_bs(run: Requantize, value: int) -> int:
     """What BN and OUT_CVT make of a value of BS, not saturated."""
     if run.norm_multiplier is not None:
         value = round_shift(value * run.norm_multiplier, run.norm_shift)
+    value += run.norm_addend
     product = value * run.multiplier
     if not run.half_away:
         return round_shift(product, run.shift) + run.offset
@@ -297,7 +320,8 @@ def clamped(run: Requantize, low: int, high: int) -> Requantize:
     """The run with its output limited to [low, high], by clamps behind the multiplier of BS.
 
     The converter saturates at -128 and 127 by itself. Any other low end must be the zero point, where BS gives 0; a
-    high end becomes the largest value of BS that gives it. Raises CompileError for a range that these cannot express.
+    high end becomes the largest value of BS that gives it, which gains forbid: it would be another in each channel.
+    Raises CompileError for a range that these cannot express.
     """
     if low > INT8_LOW and low != run.offset:
         raise CompileError(f"clamp at {low} is neither -128 nor the output's zero point {run.offset}")

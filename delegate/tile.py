@@ -193,6 +193,7 @@ class Operands:
     addend: Cube | None
     weight: Place
     bias: Place
+    gain: Place | None
 
 
 def tile(layer: Convolution, where: Operands, soc: Soc) -> list[ConvTile]:
@@ -255,6 +256,7 @@ def tile_move(
                     feature=slice_of(where.feature, source, move.source.pitch, read_start, rows.start),
                     weight=where.weight + start * per_channel,
                     bias=where.bias + start * operand_bytes,
+                    gain=where.gain + start if where.gain and run.gain is not None else None,
                     output=slice_of(where.output, target, move.target.pitch, start, outputs.start),
                     addend=slice_of(
                         where.addend, where.addend.image(move.target.image), shape.output_width, start, outputs.start

@@ -9,7 +9,7 @@ import pytest
 from layers import EVERY_FORM, PROVEN, addition, convolution, evaluate, feature, graph
 
 from delegate.compile import compile_graph, lower
-from delegate.fuse import accumulator_bounds, fuse_additions
+from delegate.fuse import accumulator_bounds, fuse, fuse_additions
 from delegate.hw.soc import RK3588
 from delegate.ir import Convolution, Graph, Node
 
@@ -97,6 +97,14 @@ def test_depthwise_producers_are_not_fused() -> None:
     last, output = addition(2, middle, source, scale=0.5)
     model = graph([quiet(node), last], [source], [output])
     assert len(fused_layers(model)) == 2
+
+
+def test_a_busy_elementwise_unit_forbids_fusion() -> None:
+    producer, last = layers_of(residual(False, sound=True))
+    other = last.inputs[1]
+    assert fuse(producer, last, other, RK3588) is not None
+    run = replace(producer.requantize[0], gain=np.ones(producer.bias.size, np.int8))
+    assert fuse(replace(producer, requantize=(run,)), last, other, RK3588) is None
 
 
 def test_bounds_hold_for_the_extreme_inputs() -> None:

@@ -26,6 +26,7 @@ LAYERS = {
     "hw.layout": "1",
     "quantize": "1",
     "requantize": "1",
+    "gains": "1",
     "sums": "1",
     "ir": "1",
     "hw.emit.": "2a",
@@ -68,9 +69,9 @@ MAY_IMPORT = {
     "4": {"0", "1", "2a", "3", "4"},
     "5": {"0", "1", "2a", "2b", "3", "4", "5"},
 }
-NOT_FOR_DEVICES = {"quantize", "requantize", "sums", "ir"}
+NOT_FOR_DEVICES = {"quantize", "requantize", "gains", "sums", "ir"}
 NOT_FOR_SIMULATOR = {"hw.layout"}
-FOR_OPERATORS = {"errors", "ir", "quantize", "requantize", "sums", "hw.soc", "hw.layout"}  # and ops itself
+FOR_OPERATORS = {"errors", "ir", "quantize", "requantize", "gains", "sums", "hw.soc", "hw.layout"}  # and ops itself
 
 
 def module_name(path: Path) -> str:

@@ -156,3 +156,10 @@ def pack_bias_and_multipliers(bias: npt.NDArray[np.int32], multipliers: npt.NDAr
     factors[: multipliers.size] = multipliers
     records["add"], records["multiply"] = padded.reshape(-1, 8), factors.reshape(-1, 8)
     return records.view(np.uint8)
+
+
+def pack_gains(gains: npt.NDArray[np.int8], channels: int) -> Bytes:
+    """A signed byte for each programmed channel; 1 beyond the true ones."""
+    padded = np.ones(channels, np.int8)
+    padded[: gains.size] = gains
+    return padded.view(np.uint8)

@@ -55,10 +55,21 @@ OPERAND_GAIN = "the element-wise unit adds an operand times a gain behind BS (in
 BS_CLAMP = "BS clamps at 0 or at a value of a register (int8)"
 TABLE = "the DPU looks an integer up in its tables (int8)"
 FLYING_SCALE = "a task without convolution adds and multiplies in BS and scales in OUT_CVT (int8)"
+CHANNEL_GAIN = "BN adds a register, EW multiplies a convolution's result by a number a channel (int8)"
 CHANNEL_OPERAND = "the element-wise operand is one number a channel for all pixels (int8)"
 PART_OF_ROW = "CNA reads a part of each row, the line stride being that of the whole (int8)"
 ROW_SKIP = "the DPU leaves memory out behind each row that it writes (int8)"
-FORMS = (NORM_SHIFT, OPERAND_GAIN, BS_CLAMP, TABLE, FLYING_SCALE, CHANNEL_OPERAND, PART_OF_ROW, ROW_SKIP)
+FORMS = (
+    NORM_SHIFT,
+    OPERAND_GAIN,
+    BS_CLAMP,
+    TABLE,
+    FLYING_SCALE,
+    CHANNEL_GAIN,
+    CHANNEL_OPERAND,
+    PART_OF_ROW,
+    ROW_SKIP,
+)
 
 RK3588 = Soc(
     name="rk3588",

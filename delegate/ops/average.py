@@ -12,6 +12,7 @@ altogether, so that integers are within 1.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -39,7 +40,7 @@ from delegate.ops.rules import (
     possible,
 )
 from delegate.ops.windows import Windows, output_is_computed, windows_of
-from delegate.requantize import clamped, quotient
+from delegate.requantize import clamped, exact, mean, quotient
 
 MOST_RECTANGLES = 64  # of outputs with as many pixels inside, each a task
 LARGEST_RATIO = 1.9  # of scales, where averages are averaged
@@ -136,15 +137,28 @@ def rectangles(feature: Tensor, output: Tensor, windows: Windows) -> dict[tuple[
 def converter(node: Node, source: Tensor, output: Tensor, pixels: int, activation: str, target: Target) -> Requantize:
     """From the sum of a window of so many numbers to the output, clamps included; raises CompileError.
 
-    AVERAGE_POOL_2D rounds the average of the stored numbers, ties away from zero; MEAN that of their distance from the
-    zero point.
+    AVERAGE_POOL_2D rounds the average of the stored numbers, ties away from zero; MEAN and SUM multiply the sum of
+    distances from the zero point, with roundings that are met where they happen in one layer.
     """
     assert source.quant is not None and output.quant is not None
-    real = float(source.quant.scale[0]) / float(output.quant.scale[0]) / (1 if node.op == "SUM" else pixels)
+    ratio, channels = float(source.quant.scale[0]) / float(output.quant.scale[0]), output.shape[-1]
     stored = -quantize.domain_offset(output.dtype)
     offset = stored if node.op == "AVERAGE_POOL_2D" else quantize.zero_point(output.quant, output.dtype)
-    run = quotient(real, pixels * 255, output.shape[-1], offset, NORM_SHIFT in target.forms)
+    if NORM_SHIFT in target.forms and reduces_at_once(node, pixels):
+        run = (
+            exact(ratio, 255 * pixels, channels, offset) if node.op == "SUM" else mean(ratio, pixels, channels, offset)
+        )
+    else:
+        real = ratio / (1 if node.op == "SUM" else pixels)
+        run = quotient(real, pixels * 255, channels, offset, NORM_SHIFT in target.forms)
     return clamped(run, *quantize.activation_range(activation, output.quant, output.dtype))
+
+
+def reduces_at_once(node: Node, pixels: int) -> bool:
+    """Whether a MEAN or SUM takes all its numbers in windows of so many."""
+    feature, axes = node.inputs[0], reduced_axes(node) or ()
+    assert feature is not None
+    return node.op in ("MEAN", "SUM") and math.prod(feature.shape[axis] for axis in axes) == pixels
 
 
 def clamps_afterwards(node: Node) -> bool:
@@ -352,22 +366,19 @@ REDUCTION_RULES = [
 
 
 @lowers("MEAN", REDUCTION_RULES)
-def mean(node: Node, target: Target) -> list[Convolution]:
+def mean_of(node: Node, target: Target) -> list[Convolution]:
     """out[c] = requantize(sum over y,x of (in[y,x,c] - zi) / pixels), or over other axes."""
     return reduced(node, target)
 
 
-@lowers(
-    "SUM",
-    [
-        *REDUCTION_RULES,
-        Rule(
-            "the type is uint8: TFLite's reference kernels take int8 for uint8",
-            lambda node, target: node.outputs[0].dtype == "uint8",
-            "a MEAN and a product by the number of elements",
-        ),
-    ],
+UNSIGNED = Rule(
+    "the type is uint8: TFLite's reference kernels take int8 for uint8",
+    lambda node, target: node.outputs[0].dtype == "uint8",
+    "a MEAN and a product by the number of elements",
 )
+
+
+@lowers("SUM", [*REDUCTION_RULES, UNSIGNED])
 def total(node: Node, target: Target) -> list[Convolution]:
     """out[c] = requantize(sum over y,x of (in[y,x,c] - zi)), or over other axes."""
     return reduced(node, target)

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from delegate import quantize
 from delegate.errors import CompileError
+from delegate.gains import with_bias
 from delegate.hw.layout import align, fits_cbuf
-from delegate.hw.soc import NORM_SHIFT, Target
+from delegate.hw.soc import CHANNEL_GAIN, NORM_SHIFT, Target
 from delegate.ir import AnyLayer, Convolution, Node, Requantize, Tensor
 from delegate.ops import Rule, geometry, lowers
 from delegate.ops.copies import selection
@@ -43,7 +44,7 @@ from delegate.ops.weights import (
     weight_of,
     weights_are_quantized,
 )
-from delegate.requantize import Channels, clamped, exact, fitted_bias, per_channel, plain, scale_classes
+from delegate.requantize import Channels, clamped, exact, per_channel, plain, scale_classes
 
 
 def channels_of(node: Node) -> Channels:
@@ -297,7 +298,8 @@ def one_convolution(
     assert feature is not None and feature.quant is not None
     quant = weight_of(node).quant
     assert quant is not None
-    runs = converter_of(node, channels, used, target)
+    seen = replace(channels, factors=np.where(used, channels.factors, 0.0))
+    runs, bias = with_bias(seen, converter_of(node, channels, used, target), CHANNEL_GAIN in target.forms)
     return Convolution(
         node=node.index,
         operator=node.op,
@@ -305,7 +307,7 @@ def one_convolution(
         output=output,
         weight=weight,
         weight_zero_point=quantize.zero_point(quant, weight_of(node).dtype),
-        bias=fitted_bias(runs, channels),
+        bias=bias,
         input_zero_point=quantize.zero_point(feature.quant, feature.dtype),
         stride=node.params["stride"],
         padding=padding_pixels(node),

@@ -9,6 +9,7 @@ from delegate.hw.regs import DPU
 from delegate.ir import ConvTile
 
 ADD = 2  # code of the ALUs
+MULTIPLY = 1  # type of the element-wise operation
 FROM_MEMORY = 1
 ADD_FIRST, PER_PIXEL, EIGHT_BITS = 1, 1, 1  # of the element-wise operand
 TO_MEMORY = 2
@@ -41,9 +42,15 @@ def emit_dpu(tile: ConvTile) -> Iterator[Command]:
     yield from emit_bias_stage(tile)
     yield DPU.WDMA_SIZE_0(channel_wdma=tile.output_channels - 1)
     yield DPU.WDMA_SIZE_1(height_wdma=tile.output_height - 1, width_wdma=tile.output_width - 1)
-    idle = run.norm_multiplier is None
-    yield DPU.BN_CFG(bn_relu_bypass=1, bn_mul_bypass=idle, bn_alu_bypass=1, bn_bypass=idle)
-    yield DPU.BN_ALU_CFG()
+    multiplies, adds = run.norm_multiplier is not None, run.norm_addend != 0
+    yield DPU.BN_CFG(
+        bn_alu_algo=ADD if adds else 0,
+        bn_relu_bypass=1,
+        bn_mul_bypass=not multiplies,
+        bn_alu_bypass=not adds,
+        bn_bypass=not (multiplies or adds),
+    )
+    yield DPU.BN_ALU_CFG(bn_alu_operand=run.norm_addend)
     yield DPU.BN_MUL_CFG(bn_mul_operand=run.norm_multiplier or 0, bn_mul_shift_value=run.norm_shift)
     yield DPU.BN_RELUX_CMP_VALUE()
     yield from emit_elementwise_stage(tile)
@@ -80,9 +87,24 @@ def emit_bias_stage(tile: ConvTile) -> Iterator[Command]:
 
 
 def emit_elementwise_stage(tile: ConvTile) -> Iterator[Command]:
-    """EW: bypassed, or adds 8-bit numbers that its converter brings to the accumulator's scale (npu.md §5.4a)."""
+    """EW: bypassed, or adds 8-bit numbers that its converter brings to the accumulator's scale (npu.md §5.4a).
+
+    Or it multiplies by a gain a channel, the converter being bypassed: so is the word for products of fp16 behind a
+    convolution (S-110), which hang otherwise (S-109).
+    """
     addend = tile.layer.addend
-    if addend is None:
+    if tile.gain is not None:
+        yield DPU.EW_CFG(
+            edata_size=EIGHT_BITS,
+            ew_relu_bypass=1,
+            ew_op_cvt_bypass=1,
+            ew_lut_bypass=1,
+            ew_op_src=FROM_MEMORY,
+            ew_op_type=MULTIPLY,
+        )
+        yield DPU.EW_CVT_OFFSET_VALUE()
+        yield DPU.EW_CVT_SCALE_VALUE(ew_op_cvt_scale=1)
+    elif addend is None:
         yield DPU.EW_CFG(ew_relu_bypass=1, ew_op_cvt_bypass=1, ew_lut_bypass=1, ew_op_bypass=1, ew_bypass=1)
         yield DPU.EW_CVT_OFFSET_VALUE()
         yield DPU.EW_CVT_SCALE_VALUE(ew_op_cvt_scale=1)

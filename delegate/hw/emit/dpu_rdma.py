@@ -1,4 +1,4 @@
-"""DPU_RDMA: the operands that the DPU reads from memory: the bias, and a tensor to add."""
+"""DPU_RDMA: the operands that the DPU reads from memory: the bias, and a tensor to add or gains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ DEPTHWISE_MODE = 3
 ALU_OPERAND = 1  # dense int32 (S-17)
 RECORDS = 7  # 64 bytes for eight channels (S-17)
 SHARED_READ = 5  # main and element-wise client read the surfaces of one operand in turn (npu.md §5.4a)
-PER_PIXEL, EIGHT_BITS = 1, 1
+PER_CHANNEL, PER_PIXEL = 0, 1
+EIGHT_BITS = 1
 
 
 def emit_dpu_rdma(tile: ConvTile) -> Iterator[Command]:
@@ -29,7 +30,9 @@ def emit_dpu_rdma(tile: ConvTile) -> Iterator[Command]:
     yield Address(DPU_RDMA.RDMA_BS_BASE_ADDR, tile.bias)
     yield DPU_RDMA.RDMA_NRDMA_CFG(nrdma_disable=1)
     yield DPU_RDMA.RDMA_BN_BASE_ADDR()
-    if tile.addend is None:
+    if tile.gain is not None:
+        yield from emit_gain(tile, tile.gain)
+    elif tile.addend is None:
         yield from emit_no_addend(tile)
     else:
         yield from emit_addend(tile, tile.addend)
@@ -44,6 +47,20 @@ def emit_no_addend(tile: ConvTile) -> Iterator[Command]:
     yield DPU_RDMA.RDMA_ERDMA_CFG(erdma_disable=1)
     yield DPU_RDMA.RDMA_EW_BASE_ADDR()
     yield DPU_RDMA.RDMA_EW_SURF_STRIDE()
+    yield from emit_main_off(tile)
+
+
+def emit_gain(tile: ConvTile, gain: Place) -> Iterator[Command]:
+    """The element-wise client reads a byte a channel, an atom behind the other, for all pixels (S-160)."""
+    yield DPU_RDMA.RDMA_SRC_BASE_ADDR()
+    yield DPU_RDMA.RDMA_ERDMA_CFG(erdma_data_mode=PER_CHANNEL, erdma_data_size=EIGHT_BITS)
+    yield Address(DPU_RDMA.RDMA_EW_BASE_ADDR, gain)
+    yield DPU_RDMA.RDMA_EW_SURF_STRIDE(ew_surf_stride=1)
+    yield from emit_main_off(tile)
+
+
+def emit_main_off(tile: ConvTile) -> Iterator[Command]:
+    """The main client off, and nothing skipped."""
     mode = DEPTHWISE_MODE if tile.layer.depthwise else 0
     yield DPU_RDMA.RDMA_FEATURE_MODE_CFG(burst_len=BURST_16, mrdma_disable=1, conv_mode=mode)
     yield DPU_RDMA.RDMA_SURF_NOTCH()

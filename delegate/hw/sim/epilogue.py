@@ -30,20 +30,24 @@ def suits(plan: Dpu) -> bool:
         return False
     if scale is not None and (scale.algorithm not in (None, ADD) or scale.prelu):
         return False
-    if norm is not None and (norm.algorithm is not None or norm.prelu or norm.multiply_source != "register"):
+    if norm is not None and (norm.algorithm not in (None, ADD) or norm.prelu):
+        return False
+    if norm is not None and "memory" in (norm.multiply_source, norm.alu_source):
         return False
     return stage is None or (
-        stage.algorithm == ADD and stage.source == "memory" and not stage.away_from_zero and not stage.relu
+        stage.algorithm in (None, ADD) and stage.source == "memory" and not stage.away_from_zero and not stage.relu
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What BS or BN does after its addition: a product with its rounded shift, then ReLU and ReLUX."""
+    """What BS does after its addition, or BN: a product with its rounded shift, BN's addend, then ReLU and ReLUX."""
 
     factor: Doubles | float | None  # divided by 2**shift; (channels) or one; None: no product
     negative: float  # what products below 0 are multiplied by, further: their shift is another (S-22)
     saturates: bool  # a product may leave 32 bits
+    addend: float  # of BN
+    sum_saturates: bool
     low: float  # clamps; infinite where there is none
     high: float
 
@@ -99,15 +103,22 @@ def _step(stage: Scaling, multiply: Doubles | None, reach: float) -> tuple[Step,
         high = float(np.array([stage.relux], np.uint32).view(np.int32)[0])
         reach = max(reach, -high)
     if multiply is None or not stage.multiply:
-        return Step(None, 1.0, False, low, high), reach
-    factor = multiply * 2.0**-stage.shift
-    negative = 2.0 ** (stage.shift - stage.shift_negative)
-    largest = reach * float(np.abs(factor).max()) * max(1.0, negative) + 1.0
-    return Step(factor, negative, largest >= INT32_LIMIT, low, high), max(min(largest, INT32_LIMIT), -high)
+        factor, negative, largest = None, 1.0, reach
+    else:
+        factor = multiply * 2.0**-stage.shift
+        negative = 2.0 ** (stage.shift - stage.shift_negative)
+        largest = reach * float(np.abs(factor).max()) * max(1.0, negative) + 1.0
+    product = min(largest, INT32_LIMIT)
+    addend = 0.0
+    if stage.name == "BN" and stage.algorithm is not None:
+        addend = float(np.array([stage.alu_operand], np.uint32).view(np.int32)[0])
+    total = product + abs(addend)
+    step = Step(factor, negative, largest >= INT32_LIMIT, addend, total >= INT32_LIMIT, low, high)
+    return step, max(min(total, INT32_LIMIT), -high)
 
 
 def finish(sums: Numbers, epilogue: Epilogue, operand: Doubles | None, result: Int8s) -> None:
-    """All stages on sums (pixels, channels) into ``result``; ``operand``: EW's, (pixels, channels)."""
+    """All stages on sums (pixels, channels) into ``result``; ``operand``: EW's, (pixels or 1, channels)."""
     block = max(1, BLOCK // sums.shape[1])
     work = np.empty((block, sums.shape[1]))
     for first in range(0, len(sums), block):
@@ -123,7 +134,11 @@ def finish(sums: Numbers, epilogue: Epilogue, operand: Doubles | None, result: I
             _apply(values, step)
         if operand is not None:
             assert epilogue.elementwise is not None
-            values += _converted(operand[part], epilogue.elementwise)
+            right = _converted(operand if len(operand) == 1 else operand[part], epilogue.elementwise)
+            if epilogue.elementwise.algorithm is None:
+                values *= right
+            else:
+                values += right
             _saturate(values)
         if epilogue.lookup is not None:
             result[part] = _looked_up(values, epilogue.lookup)
@@ -150,6 +165,10 @@ def _apply(values: Doubles, step: Step) -> None:
             values *= np.where(values < 0, step.negative, 1.0)
         np.rint(values, out=values)
         if step.saturates:
+            _saturate(values)
+    if step.addend:
+        values += step.addend
+        if step.sum_saturates:
             _saturate(values)
     if step.low == 0.0:
         np.maximum(values, 0.0, out=values)

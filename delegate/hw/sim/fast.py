@@ -155,7 +155,7 @@ class FastConvolution:
             sums = columns.reshape(count * core.width, depth) @ matrix.values
             first = top * core.width
             part = slice(first, first + len(sums))
-            epilogue.finish(sums, finish, operand[part] if operand is not None else None, result[part])
+            epilogue.finish(sums, finish, _rows(operand, part), result[part])
         _scatter(memory, plain.dpu.writer, result, task)
 
     def _depthwise(
@@ -187,8 +187,13 @@ class FastConvolution:
             every = np.zeros((count * core.width, plain.dpu.channels), kind)
             every[:, :channels] = sums.reshape(count * core.width, channels)
             part = slice(top * core.width, (top + count) * core.width)
-            epilogue.finish(every, finish, operand[part] if operand is not None else None, result[part])
+            epilogue.finish(every, finish, _rows(operand, part), result[part])
         _scatter(memory, plain.dpu.writer, result, task)
+
+
+def _rows(operand: Doubles | None, part: slice) -> Doubles | None:
+    """Some pixels of an operand, or the one row that is for all."""
+    return operand if operand is None or len(operand) == 1 else operand[part]
 
 
 def _gather(stored: Int8s) -> Int8s:

@@ -46,6 +46,8 @@ def forms_of_layer(layer: AnyLayer) -> set[str]:
     runs = layer.requantize
     if any(run.norm_multiplier is not None for run in runs):
         found.add(soc.NORM_SHIFT)
+    if any(run.gain is not None for run in runs):
+        found.add(soc.CHANNEL_GAIN)
     if layer.addend is not None and any(run.channel_multiplier is not None for run in runs):
         found.add(soc.OPERAND_GAIN)
     if any(run.relu or run.relu_limit is not None for run in runs):
@@ -89,6 +91,8 @@ def is_copy(layer: Convolution, run: Requantize) -> bool:
 def text_of_run(run: Requantize) -> str:
     if run.norm_multiplier is not None:
         return "two factors of 15 bits against TFLite's of 31"
+    if run.gain is not None:
+        return "factors of 15 and 7 bits a channel against TFLite's of 31"
     if run.channel_multiplier is not None:
         return "factor of 15 bits a channel against TFLite's of 31"
     return "factor of 15 bits and one rounding against TFLite's 31 and two"

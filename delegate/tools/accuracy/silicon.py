@@ -151,7 +151,7 @@ def converted(addend: Addend, stored: Ints) -> Ints:
 
 
 def scaled(values: Ints, run: Requantize) -> Ints:
-    """BS behind its adder, and BN: 32 bits each."""
+    """BS behind its adder, BN, and EW where it multiplies by gains: 32 bits each (S-107, S-154)."""
     values = saturate(values, 32)
     if run.channel_multiplier is not None:
         products = values * run.channel_multiplier.astype(np.int64)
@@ -162,7 +162,8 @@ def scaled(values: Ints, run: Requantize) -> Ints:
         values = np.minimum(values, run.relu_limit)
     if run.norm_multiplier is not None:
         values = saturate(half_to_even(values * run.norm_multiplier, run.norm_shift), 32)
-    return values
+    values = saturate(values + run.norm_addend, 32)
+    return values if run.gain is None else saturate(values * run.gain.astype(np.int64), 32)
 
 
 def written(values: Ints, run: Requantize) -> Ints:

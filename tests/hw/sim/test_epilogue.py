@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from hw.sim import silicon_model
-from hw.sim.programs import BIAS, Board, Fields, Shape, change, convolution, words
+from hw.sim.programs import BIAS, OPERAND, Board, Fields, Shape, change, convolution, words
 from hw.sim.test_convolution import PATHS, SHAPES, expected, per_channel, place, random_data, records, result
 
-from delegate.hw.regs import DPU
+from delegate.hw.regs import DPU, DPU_RDMA
 from delegate.hw.sim.fast import FastConvolution
 from delegate.hw.sim.passes import Options
 
@@ -120,3 +120,36 @@ def test_per_channel_products_then_one_of_all(name: str, seed: int, options: Opt
 def split_shift(product: Ints, shift: int, negative: int) -> Ints:
     positive, below = (silicon_model.half_even(product, s) for s in (shift, negative))
     return clamp32(np.where(product >= 0, positive, below))
+
+
+@pytest.mark.parametrize("options", PATHS)
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ["odd", "depthwise stride"])
+def test_products_a_channel_behind_a_sum(name: str, seed: int, options: Options):
+    """F-127: BS as before, BN adds a register, EW multiplies by a byte a channel for all pixels (S-110, S-160)."""
+    shape = SHAPES[name]
+    features, kernels, bias = random_data(shape, seed)
+    rng = np.random.default_rng(seed)
+    multiply = rng.integers(1, 32768, shape.written) * rng.choice([-1, 1], shape.written)
+    gains = rng.integers(-128, 128, shape.written).astype(np.int8)
+    shift, addend = int(rng.integers(0, 16)), int(rng.integers(-(1 << 31), 1 << 31) >> rng.integers(0, 30))
+    fields = per_channel(convolution(shape, 1, 22, -9), shift, shift, False)
+    fields = change(fields, DPU.BN_CFG, bn_bypass=0, bn_alu_bypass=0, bn_alu_algo=2)
+    fields = change(fields, DPU.BN_ALU_CFG, bn_alu_operand=addend & 0xFFFFFFFF)
+    fields = {**fields, DPU.EW_CFG: DPU.EW_CFG.decode(0x108003C4)}  # S-110
+    fields = change(fields, DPU.EW_CFG, ew_data_mode=0, edata_size=1)
+    fields = change(fields, DPU.OUT_CVT_SHIFT, cvt_round=1)
+    fields = change(fields, DPU_RDMA.RDMA_ERDMA_CFG, erdma_disable=0, erdma_data_mode=0, erdma_data_size=1)
+    fields = change(fields, DPU_RDMA.RDMA_EW_BASE_ADDR, ew_base_addr=OPERAND)
+    fields = change(fields, DPU_RDMA.RDMA_EW_SURF_STRIDE, ew_surf_stride=1)
+    board = Board(options)
+    place(board, shape, features, kernels, bias)
+    board.put(BIAS, records(bias, np.zeros(shape.written), multiply))
+    board.put(OPERAND, gains)
+    board.run(words(fields))
+    total = expected(shape, features, kernels, bias, 0, 0)
+    count = total.shape[2]
+    value = clamp32(silicon_model.half_even(total * multiply[:count], shift))
+    value = clamp32(clamp32(value + addend) * gains[:count].astype(np.int64))
+    assert np.array_equal(result(board, shape), np.clip(half_away(value, 22) - 9, -128, 127))
+    assert options.plain or is_fast(board)
