@@ -258,6 +258,21 @@ def accuracy(
         raise typer.Exit(1)
 
 
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
+    """Says what NPU this machine has, what device=auto takes and why, and what is wrong and how to mend it; status 1 if
+    anything is. Each device that can be opened computes a small convolution.
+
+    Example: python -m delegate doctor
+    """
+    from delegate.tools.doctor import examine, print_report
+
+    found = examine()
+    print_report(found, json)
+    if found.problems:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Runs the command line; an error of ours is one line and exit status 1."""
     try:

@@ -22,7 +22,11 @@ class RegisterError(DelegateError):
 
 
 class DeviceError(DelegateError):
-    """A device is missing or refused a request."""
+    """A device is missing or refused a request; ``errno`` is the kernel's, 0 where it did not say so."""
+
+    def __init__(self, message: str, errno: int = 0) -> None:
+        super().__init__(message)
+        self.errno = errno
 
 
 class SimulatorError(DeviceError):

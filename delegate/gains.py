@@ -30,7 +30,7 @@ LARGEST_GAIN = 127
 GAIN_BITS = 6  # of the gain that goes with the least shift, where BS rounds as TFLite does
 FAR = 2.0**40  # an accumulator that there is not
 POINTS = 3  # accumulators at which candidates are compared before
-FINALISTS = 4  # candidates of a channel that are compared exactly
+FINALISTS = 16  # candidates of a channel that are compared exactly
 COMMON = 64  # output steps from the zero point: a threshold there counts half of one at the zero point
 
 

@@ -54,6 +54,11 @@ def choice(*values: str) -> Callable[[str], str]:
     return read
 
 
+def device(text: str) -> str:
+    """A reader that takes a device, by its name or a shorter one."""
+    return choice(*DEVICES)(SHORT_DEVICES.get(text, text))
+
+
 def number(low: int, high: int) -> Callable[[str], int]:
     """A reader that takes low..high, both included."""
 
@@ -81,6 +86,7 @@ def folder(text: str) -> str:
     return text
 
 
+SHORT_DEVICES = {"sim": "simulator"}
 CACHE_OFF = "off"
 DEBUG = ("off", "verbose")
 CHAIN = ("safe", "full")
@@ -90,7 +96,7 @@ LARGEST_CACHE = 1 << 20  # MiB
 MOST_CORES = 3
 
 OPTIONS: Mapping[str, Option] = {
-    "device": Option("TEFLON_DEVICE", ", ".join(DEVICES), choice(*DEVICES)),
+    "device": Option("TEFLON_DEVICE", f"{', '.join(DEVICES)} (or sim)", device),
     "cache_dir": Option("TEFLON_CACHE_DIR", f"a folder, or {CACHE_OFF}", folder),
     "cache_size": Option("TEFLON_CACHE_SIZE", f"1 to {LARGEST_CACHE} (MiB)", number(1, LARGEST_CACHE)),
     "debug": Option("TEFLON_DEBUG", ", ".join(DEBUG), choice(*DEBUG)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
-from delegate import cache
+from delegate import cache, canary
 from delegate.compile import compile_graph
-from delegate.errors import DelegateError
+from delegate.errors import DelegateError, DeviceError
 from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
 from delegate.hw.soc import FORMS, RK3588, SOCS, Soc, Target
@@ -72,6 +73,7 @@ class Session:
         self._device = shared_device(options.device, options.cores, options.kernel)
         self._lock = threading.Lock()
         self._memories: list[Memory] = []
+        self._jobs: list[DeviceJob] = []
         try:
             self._jobs = self._load(self.program)
         except BaseException:
@@ -80,14 +82,18 @@ class Session:
 
     def _load(self, program: Program) -> list[DeviceJob]:
         soc = SOCS[program.soc]
+        space = self._device.space()
         for buffer in program.buffers:
-            memory = self._device.allocate(buffer.size)
+            memory = self._device.allocate(buffer.size, space)
             self._memories.append(memory)
             if buffer.data is not None:
                 memory.view[: buffer.size] = buffer.data
         for port in program.inputs:
             fill_padding(self._memories[port.buffer].view, port)
         streams = self._write_streams(program, soc)
+        for memory, buffer in zip(self._memories, program.buffers, strict=True):
+            if buffer.role in ("weight", "regcmd"):
+                self._device.flush(memory)
         jobs, first = [], 0
         for job in program.jobs:
             jobs.append(
@@ -130,12 +136,36 @@ class Session:
                 raise DelegateError("this session is closed")
             for port, array in zip(self.program.inputs, inputs, strict=True):
                 pack_features(array, self._memories[port.buffer].view, port)
-            self._device.wait(self._device.submit(self._jobs), TIMEOUT)
+            self._run()
             for port, array in zip(self.program.outputs, outputs, strict=True):
                 unpack_features(self._memories[port.buffer].view, port, array)
 
+    def _run(self) -> None:
+        """Submits the jobs and waits; tries once more where the outputs were not written (see delegate.canary)."""
+        program, memories = self.program, self._memories
+        written = {index for job in program.jobs for index in job.writes}
+        places = [canary.last_atoms(memories[p.buffer].view, p) for p in program.outputs if p.buffer in written]
+        reads = [memories[index] for index in sorted({port.buffer for port in program.outputs})]
+        for index in sorted({port.buffer for port in program.inputs} - {port.buffer for port in program.outputs}):
+            self._device.flush(memories[index])
+        left = 0
+        for pattern in canary.patterns():
+            canary.arm(places, pattern)
+            for memory in reads:
+                self._device.flush(memory)
+            self._device.wait(self._device.submit(self._jobs), TIMEOUT, reads)
+            left = canary.untouched(places, pattern)
+            if not left:
+                return
+        raise DeviceError(
+            f"device {self._device.name}: the job ended twice without writing {left} of the outputs' "
+            f"{sum(place[..., 0].size for place in places)} rows: it hung or was dropped; `dmesg` may say why"
+        )
+
     def close(self) -> None:
         """Gives the device's memory back; the session cannot be used afterwards."""
-        with self._lock:
-            while self._memories:
-                self._device.free(self._memories.pop())
+        with self._lock, ExitStack() as freeing:
+            self._jobs = []
+            for memory in self._memories:
+                freeing.callback(self._device.free, memory)
+            self._memories = []

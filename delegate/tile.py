@@ -66,7 +66,7 @@ def geometry(layer: Convolution, move: Move, run: Requantize, channels: int, soc
     needs no padding below reads some more rows.
     """
     input_height, output_height = move.source.rows, move.target.rows
-    if layer.window[0] == 1 and layer.stride[0] == 1 and whole_images(layer, move):
+    if input_height == output_height and layer.window[0] == layer.stride[0] == 1 and whole_images(layer, move):
         input_height = output_height = surface_rows(input_height, soc)
     elif layer.moves and input_rows_below(layer, move) <= 0:
         input_height = max(input_height, soc.line_group)

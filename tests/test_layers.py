@@ -33,8 +33,10 @@ LAYERS = {
     "hw.sim.": "2b",
     "hw.shim.": "2b",
     "hw.device": "2b",
+    "hw.drm": "2b",
     "hw.rocket": "2b",
     "hw.rknpu": "2b",
+    "hw.rknpu_interface": "2b",
     "hw.record": "2b",
     "hw.timing": "2b",
     "ops.": "3",
@@ -46,6 +48,7 @@ LAYERS = {
     "partition": "4",
     "compile": "4",
     "cache": "4",
+    "canary": "5",
     "": "5",
     "__main__": "5",
     "bootstrap": "5",
@@ -72,7 +75,7 @@ MAY_IMPORT = {
 }
 NOT_FOR_DEVICES = {"quantize", "requantize", "gains", "sums", "ir"}
 NOT_FOR_SIMULATOR = {"hw.layout"}
-NOT_FOR_STAND_IN = {"hw.rocket", "hw.rknpu", "hw.layout"}  # it plays the kernel: another derivation of the interface
+NOT_FOR_STAND_IN = {"hw.rocket", "hw.rknpu", "hw.rknpu_interface", "hw.drm", "hw.layout"}  # it plays the kernel
 FOR_OPERATORS = {"errors", "ir", "quantize", "requantize", "gains", "sums", "hw.soc", "hw.layout"}  # and ops itself
 
 

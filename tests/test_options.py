@@ -51,6 +51,10 @@ def test_every_option_can_be_given() -> None:
     assert parse({}, {OPTIONS[name].variable: text for name, text in given.items()}) == expected
 
 
+def test_the_simulator_has_a_short_name() -> None:
+    assert parse({"device": "sim"}, {}) == parse({}, {"TEFLON_DEVICE": "sim"}) == Options(device="simulator")
+
+
 def test_a_given_option_wins_over_the_environment() -> None:
     environment = {"TEFLON_CORES": "2", "TEFLON_DEBUG": "nonsense", "TEFLON_CHAIN": "full"}
     assert parse({"cores": "1", "debug": "off"}, environment) == Options(cores=1, chain="full")

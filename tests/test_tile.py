@@ -24,7 +24,7 @@ def tiles_of(layer: Convolution) -> list[ConvTile]:
         Cube(Place(number, 0), 64, surface_bytes(tensor, RK3588), 64 * surface_bytes(tensor, RK3588))
         for number, tensor in enumerate((layer.inputs[0], layer.output))
     ]
-    return tile(layer, Operands(layer.inputs[0].shape[3], *cubes, None, Place(2, 0), Place(3, 0)), RK3588)
+    return tile(layer, Operands(layer.inputs[0].shape[3], *cubes, None, Place(2, 0), Place(3, 0), Place(4, 0)), RK3588)
 
 
 def layer_of(

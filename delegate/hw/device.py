@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from delegate.errors import DeviceError
 from delegate.hw.task import Bytes
@@ -36,6 +38,8 @@ class DeviceJob:
     writes: tuple[Memory, ...]
 
 
+AnyMemory = TypeVar("AnyMemory", bound=Memory)
+
 Kernel = Literal["rocket", "rknpu"]
 """The kernel drivers: mainline's and the vendor's."""
 
@@ -47,8 +51,14 @@ class Device(Protocol):
     forms: frozenset[str]  # forms without proof on silicon that passed their known-answer probe here (hw.soc.FORMS)
     signals_pooling: bool  # whether the kernel hears of the end of a PPU task; stock mainline does not (S-137, S-196)
 
-    def allocate(self, size: int) -> Memory:
+    def space(self) -> int:
+        """The address space to take for a program's memory: a job uses memory of one space (rocket: S-203)."""
+
+    def allocate(self, size: int, space: int = 0) -> Memory:
         """Memory of ``size`` bytes, zeroed; raises DeviceError when there is none left."""
+
+    def flush(self, memory: Memory) -> None:
+        """Shows the NPU what the host wrote; to be called after writing and before submit()."""
 
     def free(self, memory: Memory) -> None:
         """Gives memory back; it may not be used afterwards."""
@@ -56,8 +66,12 @@ class Device(Protocol):
     def submit(self, jobs: Sequence[DeviceJob]) -> object:
         """Starts the jobs in order and returns a ticket for wait()."""
 
-    def wait(self, ticket: object, timeout: float) -> None:
-        """Returns when the jobs of the ticket are done; raises DeviceError after ``timeout`` seconds or on a fault."""
+    def wait(self, ticket: object, timeout: float, reads: Sequence[Memory] = ()) -> None:
+        """Returns when the jobs of the ticket are done and the host may read ``reads``.
+
+        Raises DeviceError after ``timeout`` seconds or on a fault. No error is no proof that a job has run: mainline
+        reports one that its watchdog ended as done (S-195), and drops others silently (S-208c).
+        """
 
     def close(self) -> None:
         """Gives everything back."""
@@ -68,15 +82,62 @@ KERNELS: tuple[Kernel, ...] = ("rocket", "rknpu")
 
 
 def open_device(name: str, cores: int = 1, kernel: Kernel = "rocket") -> Device:
-    """Opens a device by name; ``auto`` takes the simulator. ``cores``: how many NPU cores may run jobs (1 to 3).
+    """Opens a device by name; ``auto`` is open_auto's. ``cores``: how many NPU cores may run jobs (1 to 3).
 
     ``kernel``: which kernel the simulator plays; a board has the one of its driver.
     Raises DeviceError for a name that is not in DEVICES, or a device that is not there.
     """
-    if name in ("auto", "simulator"):
-        from delegate.hw.sim.device import Simulator  # the simulator is loaded only where it is wanted
+    # A device is loaded only where it is wanted.
+    if name == "auto":
+        return open_auto(cores, kernel)[0]
+    if name == "simulator":
+        from delegate.hw.sim.device import Simulator
 
         return Simulator(cores, kernel)
-    if name in DEVICES:
-        raise DeviceError(f"device {name}: this version has no driver for it; use device=simulator")
+    if name == "rocket":
+        from delegate.hw.rocket import Rocket
+
+        return Rocket(cores)
+    if name == "rknpu":
+        from delegate.hw.rknpu import Rknpu
+
+        return Rknpu(cores)
     raise DeviceError(f"device {name!r} is unknown; valid devices: {', '.join(DEVICES)}")
+
+
+def open_auto(cores: int = 1, kernel: Kernel = "rocket") -> tuple[Device, tuple[str, ...]]:
+    """(the first device of rocket, rknpu, simulator that opens, why those before it did not).
+
+    An NPU that is there but cannot be opened is worth a line on stderr; one that is not there is no news.
+    """
+    reasons: list[str] = []
+    for name in KERNELS:
+        try:
+            return open_device(name, cores), tuple(reasons)
+        except DeviceError as error:
+            reasons.append(str(error))
+            if error.errno != errno.ENOENT:
+                logging.getLogger("teflon").warning("teflon: %s; trying the next device", error)
+    return open_device("simulator", cores, kernel), tuple(reasons)
+
+
+def check_job(job: DeviceJob, index: int) -> None:
+    """What the kernels reject, or take and then do not run (S-202, S-204); raises DeviceError."""
+    if not job.tasks:
+        raise DeviceError(f"job {index} has no tasks")
+    if any(task.count <= 0 for task in job.tasks):
+        raise DeviceError(f"job {index} has a task without words")
+    covered = [task for chain in job.chains for task in chain]
+    if covered != list(range(len(job.tasks))):
+        raise DeviceError(f"job {index}: its chains do not cover its {len(job.tasks)} tasks in order")
+    reads, writes = [m.address for m in job.reads], [m.address for m in job.writes]
+    if len({*reads, *writes}) < len(reads) + len(writes):
+        raise DeviceError(f"job {index} lists a buffer twice: the kernel would not run it (S-202)")
+
+
+def find(memories: Iterable[AnyMemory], address: int, size: int, what: str) -> AnyMemory:
+    """The memory in which ``size`` bytes at an I/O address lie; raises DeviceError if there is none."""
+    for memory in memories:
+        if memory.address <= address and address + size <= memory.address + len(memory.view):
+            return memory
+    raise DeviceError(f"{what}: {size} bytes at {address:#x} are in no memory of the device")

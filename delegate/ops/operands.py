@@ -13,7 +13,7 @@ from delegate.ir import AnyLayer, Array, Node, Tensor, as_cube
 from delegate.ops import Rule
 from delegate.ops.copies import copy
 from delegate.ops.inner import SPREAD, inner
-from delegate.ops.rules import EXTENT, SCALES_POSITIVE, asked_of, is_quantized_per_tensor
+from delegate.ops.rules import EXTENT, ROOM, SCALES_POSITIVE, asked_of, is_quantized_per_tensor
 from delegate.sums import Operand
 
 LARGEST_CONSTANT = 1 << 20  # bytes of a constant that is stored for every pixel
@@ -194,6 +194,7 @@ RULES = [
         "reshape to four dimensions before, and back behind",
     ),
     on_cubes(EXTENT),
+    on_cubes(ROOM),
     on_cubes(
         Rule(
             "a computed operand has the output's images, height and width",

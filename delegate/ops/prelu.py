@@ -12,6 +12,7 @@ from delegate.ops import Rule, lowers, slopes
 from delegate.ops.rules import (
     ALLOW,
     FEATURES_8_BIT,
+    ROOM,
     SAME_DTYPE,
     SAME_SHAPE,
     SCALES_POSITIVE,
@@ -79,6 +80,7 @@ def can_be_done(node: Node, target: Target) -> bool:
         FEATURES_8_BIT,
         SAME_DTYPE,
         SAME_SHAPE,
+        ROOM,
         SCALES_POSITIVE,
         Rule(
             "alpha is one number, or one a channel",

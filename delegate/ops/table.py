@@ -19,6 +19,7 @@ from delegate.ops.rules import (
     ALLOW,
     FEATURES_8_BIT,
     ONE_INPUT,
+    ROOM,
     SAME_DTYPE,
     SAME_SHAPE,
     SCALES_POSITIVE,
@@ -109,6 +110,7 @@ def rules(op: str) -> list[Rule]:
         ONE_INPUT,
         *([ALL_INT8] if dtypes == INT8 else [FEATURES_8_BIT, SAME_DTYPE]),
         SAME_SHAPE,
+        ROOM,
         SCALES_POSITIVE,
         *([ABOVE_ZERO] if op in ("SQRT", "RSQRT") else []),
         Rule(

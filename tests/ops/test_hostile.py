@@ -158,3 +158,21 @@ def test_nothing_but_refusals(name: str, dtype: str) -> None:
                 error.add_note(f"{broken}")
                 raise
     assert refused > ROUNDS / 4
+
+
+@pytest.mark.parametrize("name", ["RELU", "LOGISTIC", "PRELU", "QUANTIZE", "ADD", "MUL", "MAXIMUM"])
+def test_no_tensor_is_larger_than_the_addresses_allow(name: str) -> None:
+    """Every extent by itself is within the chip's."""
+    model = read_graph(write(every_operator.build(name, "int8")))
+    node = model.nodes[0]
+    shape = (2, 2047, 2047, 256)
+    computed = [tensor for tensor in (*node.inputs, *node.outputs) if tensor is not None and tensor.data is None]
+    large = {tensor.index: replace(tensor, shape=shape) for tensor in computed}
+    inputs = tuple(t and large.get(t.index, t) for t in node.inputs)
+    outputs = tuple(large[t.index] for t in node.outputs)
+    if name == "PRELU":
+        alpha = inputs[1]
+        assert alpha is not None
+        inputs = (inputs[0], replace(alpha, shape=(1, 1, 256), data=np.ones((1, 1, 256), np.int8)))
+    found = refusals(replace(node, inputs=inputs, outputs=outputs), model, TARGETS["every form"])
+    assert "1 GiB" in " ".join(found)

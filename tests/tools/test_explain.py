@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from delegate.__main__ import app, main
 from delegate.errors import DelegateError
-from delegate.hw.soc import BS_CLAMP, FLYING_SCALE, NORM_SHIFT, OPERAND_GAIN, Target
+from delegate.hw.soc import BS_CLAMP, CHANNEL_GAIN, FLYING_SCALE, NORM_SHIFT, OPERAND_GAIN, Target
 from delegate.ir import AnyLayer, Node, View
 from delegate.ops import OPERATORS, Operator, Rule
 from delegate.options import Options, parse

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from delegate.errors import DeviceError, SimulatorError
-from delegate.hw.device import KERNELS, DeviceJob, Kernel, Memory
+from delegate.hw.device import KERNELS, DeviceJob, Kernel, Memory, check_job
 from delegate.hw.sim.machine import Machine
 from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace
 from delegate.hw.sim.passes import Options
@@ -76,7 +76,11 @@ class Simulator:
         """What silicon tolerates but programs should not do, with how often it was met."""
         return {text: count for machine in self.machines for text, count in machine.warnings.items()}
 
-    def allocate(self, size: int) -> Memory:
+    def space(self) -> int:
+        """All cores see one address space."""
+        return 0
+
+    def allocate(self, size: int, space: int = 0) -> Memory:
         """Memory of ``size`` bytes, zeroed, at the lowest free address; raises DeviceError when there is none left."""
         if size <= 0:
             raise DeviceError(f"buffer of {size} bytes: at least 1")
@@ -98,6 +102,9 @@ class Simulator:
             self.memory.map(address, view)
         return Memory(address, view[:size])
 
+    def flush(self, memory: Memory) -> None:
+        """There are no caches between host and cores."""
+
     def free(self, memory: Memory) -> None:
         """Gives memory back after the jobs that use it; raises DeviceError for memory that is not allocated."""
         with self._lock:
@@ -112,7 +119,7 @@ class Simulator:
     def submit(self, jobs: Sequence[DeviceJob]) -> object:
         """Queues the jobs in order; raises DeviceError for a job that the kernel would drop or reject."""
         for index, job in enumerate(jobs):
-            _check_job(job, index)
+            check_job(job, index)
         with self._lock:
             self._check_open()
             queued = tuple(self._enqueue(job) for job in jobs)
@@ -139,7 +146,7 @@ class Simulator:
         self._queue.append(queued)
         return queued
 
-    def wait(self, ticket: object, timeout: float) -> None:
+    def wait(self, ticket: object, timeout: float, reads: Sequence[Memory] = ()) -> None:
         """Returns when the jobs of a ticket are done; raises the first error, DeviceError after ``timeout`` seconds."""
         if not isinstance(ticket, Ticket):
             raise DeviceError(f"{ticket!r} is no ticket of this device")
@@ -204,17 +211,3 @@ class Simulator:
         for chain in job.chains:
             first = job.tasks[chain.start]
             machine.run_chain(first.address, first.count, len(chain))
-
-
-def _check_job(job: DeviceJob, index: int) -> None:
-    """What the kernels reject, or take and then do not run; raises DeviceError."""
-    if not job.tasks:
-        raise DeviceError(f"job {index} has no tasks")
-    if any(task.count <= 0 for task in job.tasks):
-        raise DeviceError(f"job {index} has a task without words")
-    covered = [task for chain in job.chains for task in chain]
-    if covered != list(range(len(job.tasks))):
-        raise DeviceError(f"job {index}: its chains do not cover its {len(job.tasks)} tasks in order")
-    reads, writes = [m.address for m in job.reads], [m.address for m in job.writes]
-    if len({*reads, *writes}) < len(reads) + len(writes):
-        raise DeviceError(f"job {index} lists a buffer twice: the kernel would not run it (S-202)")

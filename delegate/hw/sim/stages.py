@@ -168,7 +168,7 @@ def convert_operand(operand: Ints, stage: Elementwise) -> Ints:
 
 
 def combine_integer(values: Ints, operand: Ints | None, stage: Elementwise, bits: int) -> Ints:
-    """EW on integers, clamped to 32 bits (S-107, S-162, F-80)."""
+    """EW on integers, clamped to 32 bits (S-107, S-162, F-80); products a channel behind a convolution too (F-131)."""
     if stage.algorithm is None:
         if operand is None:
             return values

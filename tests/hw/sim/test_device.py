@@ -6,47 +6,14 @@ import threading
 
 import numpy as np
 import pytest
+from hw.convolution_job import Job, relocated
 from hw.sim.flying import pooling
-from hw.sim.programs import BIAS, INPUT, OUTPUT, POOLING, WEIGHTS, Fields, Shape, change, convolution, words
+from hw.sim.programs import INPUT, OUTPUT, POOLING, WEIGHTS, change, words
 
 from delegate.errors import DeviceError, SimulatorError
-from delegate.hw.device import Device, DeviceJob, DeviceTask, Kernel, Memory, open_device
-from delegate.hw.registers import Register
+from delegate.hw.device import DeviceJob, DeviceTask, Kernel, open_device
 from delegate.hw.regs import DPU, PPU, PPU_RDMA
 from delegate.hw.sim.device import Simulator
-
-SHAPE = Shape(4, 4, 16, 32, output=(4, 4))
-SIZES = {INPUT: 256, WEIGHTS: 512, BIAS: 128, OUTPUT: 512}
-
-
-def relocated(addresses: dict[int, Memory], shift: int = 14) -> list[int]:
-    """The test convolution with its buffers at the device's addresses."""
-
-    def place(register: Register, label: str, value: int) -> int:
-        return addresses[value].address if register.address else value
-
-    fields: Fields = {
-        register: {label: place(register, label, value) for label, value in values.items()}
-        for register, values in convolution(SHAPE, shift=shift).items()
-    }
-    return words(fields)
-
-
-class Job:
-    """A convolution that writes its bias, with buffers of its own."""
-
-    def __init__(self, device: Device, bias: int, shift: int = 14) -> None:
-        self.buffers = {address: device.allocate(size) for address, size in SIZES.items()}
-        self.buffers[BIAS].view.view(np.int32)[:] = bias
-        stream = np.array(relocated(self.buffers, shift), np.uint64)
-        self.stream = device.allocate(stream.nbytes)
-        self.stream.view[:] = stream.view(np.uint8)
-        task = DeviceTask(self.stream.address, len(stream))
-        self.job = DeviceJob((task,), (range(1),), (self.buffers[INPUT],), (self.buffers[OUTPUT],))
-
-    @property
-    def output(self) -> list[int]:
-        return sorted(set(self.buffers[OUTPUT].view.view(np.int8).tolist()))
 
 
 @pytest.fixture(params=[1, 3])
