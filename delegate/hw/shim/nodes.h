@@ -39,6 +39,8 @@ static const struct entry ENTRIES[] = {
     MINOR(ROCKET, RKNN, "accel", "accel0", "accel", "accel_minor", 261, 0),
     {ROCKET, DIRECTORY, "/sys/class/accel", 0, 0, 0},
     {ROCKET, DIRECTORY, "/dev/accel", 0, 0, 0},
+    {ROCKET, DIRECTORY, "/sys/module/rocket", 0, 0, 0},
+    {ROCKET, DIRECTORY, "/sys/bus/platform/drivers/rocket", 0, 0, 0},
     PARENT(RKNPU, NPU,
            "DRIVER=RKNPU\nOF_NAME=npu\nOF_FULLNAME=/npu@fdab0000\nOF_COMPATIBLE_0=rockchip,rk3588-rknpu\n"
            "OF_COMPATIBLE_N=1\nMODALIAS=of:NnpuT(null)Crockchip,rk3588-rknpu\n",
@@ -48,6 +50,11 @@ static const struct entry ENTRIES[] = {
     MINOR(RKNPU, NPU, "drm", "renderD129", "dri", "drm_minor", 226, 129),
     {RKNPU, DIRECTORY, "/sys/class/drm", 0, 0, 0},
     {RKNPU, DIRECTORY, "/dev/dri", 0, 0, 0},
+    {RKNPU, DIRECTORY, "/sys/module/rknpu", 0, 0, 0},
+    {RKNPU, DIRECTORY, "/sys/bus/platform/drivers/RKNPU", 0, 0, 0},
+    {RKNPU, DIRECTORY, "/sys/class/devfreq", 0, 0, 0},
+    {RKNPU, DIRECTORY, "/sys/class/devfreq/fdab0000.npu", 0, 0, 0},
+    {RKNPU, REGULAR, "/sys/class/devfreq/fdab0000.npu/cur_freq", "1000000000\n", 0, 0},
 };
 enum { ENTRY_COUNT = sizeof ENTRIES / sizeof *ENTRIES };
 

@@ -46,15 +46,19 @@ class StandIn(SimpleNamespace):
                         return int(process.name)
         raise ProcessLookupError
 
-    def settled(self) -> tuple[int, int, int]:
-        """(descriptors, mappings of buffers, threads) of the server when no node is open."""
-        deadline = time.monotonic() + 10
-        while sum("open(" in line and "#" in line for line in self.lines()) > str(self.lines()).count("close("):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    def settled(self) -> tuple[int, int]:
+        """(descriptors, threads) of the server once no node is open and no buffer is mapped."""
+        deadline = time.monotonic() + 20
         process = Path(f"/proc/{self.pid()}")
-        buffers = sum("npu buffer" in line for line in (process / "maps").read_text().splitlines())
-        return len(list((process / "fd").iterdir())), buffers, len(list((process / "task").iterdir()))
+        while self.opened() or "npu buffer" in (process / "maps").read_text():
+            assert time.monotonic() < deadline, "a file or a buffer is left"
+            time.sleep(0.02)
+        return len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
+
+    def opened(self) -> int:
+        """How many nodes are open, by the log."""
+        lines = self.lines()
+        return sum("open(" in line and "#" in line for line in lines) - sum(line.startswith("close(") for line in lines)
 
     def lines(self) -> list[str]:
         """The log without times."""
