@@ -129,7 +129,8 @@ def forms(channels: Channels, steps: Steps) -> Iterator[tuple[Stages, Reals]]:
     largest = float(channels.factors.max()) or 1.0
     shift = math.floor(math.log2(LARGEST_FACTOR * LARGEST_GAIN / largest)) - INNER_SHIFT_LIMIT
     if shift >= 0:
-        half = 1 << INNER_SHIFT_LIMIT - GAIN_BITS - 1 - least if one_sign and least > 0 else 0
+        fine = INNER_SHIFT_LIMIT - GAIN_BITS - 1 - least  # below 0: a half is less than the steps there are
+        half = 1 << fine if one_sign and least > 0 and fine >= 0 else 0
         yield Stages(shift, half, INNER_SHIFT_LIMIT), np.arange(1.0, LARGEST_GAIN + 1)[np.newaxis]
     if 1 <= least + GAIN_BITS <= INNER_SHIFT_LIMIT:
         powers = np.exp2(np.clip(least + GAIN_BITS - steps.shifts, 0, GAIN_BITS))

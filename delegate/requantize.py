@@ -89,6 +89,18 @@ def mean(real: float, count: int, channels: int, offset: int) -> Requantize:
     return exact(used, (INT8_HIGH - INT8_LOW) * count, channels, offset, max(more - exponent, 0))
 
 
+def rounded_once(factors: Reals, offset: int) -> Requantize:
+    """Channels with a factor each and one rounding, ties away from zero, as TFLite rounds where it computes in floats.
+
+    The largest factor has 15 bits, all err by less than half of its last one. Raises CompileError as plain does.
+    """
+    check_factor(float(factors.max()))
+    shift = MANTISSA_BITS - math.frexp(float(factors.max()))[1]
+    multiplier, final = final_shift(shift)
+    multipliers = np.clip(np.rint(np.ldexp(factors, shift)), LEAST_FACTOR, LARGEST_FACTOR).astype(np.int16)
+    return Requantize(range(len(factors)), multiplier, final, offset, True, multipliers)
+
+
 def factor(run: Requantize) -> float:
     """The real factor of OUT_CVT."""
     return math.ldexp(run.multiplier, -run.shift)

@@ -15,17 +15,17 @@ import numpy as np
 from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.layout import align, fits_cbuf
-from delegate.hw.soc import NORM_SHIFT, Target
+from delegate.hw.soc import Target
 from delegate.ir import AnyLayer, Convolution, Elementwise, Move, Node, Requantize, Tensor, View, all_pixels, as_cube
 from delegate.ops import Rule, lowers
-from delegate.ops.borrowed import fits, lowered
+from delegate.ops.borrowed import fits
 from delegate.ops.conv2d import CBUF_TEXT
 from delegate.ops.copies import FILL, ONE, copy, place_at
 from delegate.ops.inner import PIECES, inner
 from delegate.ops.movement import FEATURES, can_be_copied, few_elements
 from delegate.ops.rearrange import ELSEWHERE, MOST_ELEMENTS, Piece, arranged, elements
 from delegate.ops.rules import CBUF_REMEDY, MALFORMED, computed_inputs, is_quantized_per_tensor
-from delegate.requantize import LARGEST_ERROR, Channels, exact, per_channel, plain, run_errors
+from delegate.requantize import LARGEST_ERROR, factor, plain, rounded_once
 
 MOST_INPUTS = len(PIECES) // 2  # a constant takes two tensors
 
@@ -140,8 +140,11 @@ def points(segment: Sequence[Tensor]) -> list[int]:
     return found
 
 
-def converters(node: Node, segment: Sequence[Tensor], target: Target) -> tuple[int, tuple[Requantize, ...]]:
-    """(weight of the identity, from accumulators to the output); raises CompileError."""
+def converter(node: Node, segment: Sequence[Tensor]) -> tuple[int, Requantize]:
+    """(weight of the identity, from accumulators to the output); raises CompileError.
+
+    TFLite computes round((q - zero point) * ratio) in floats: one rounding.
+    """
     output = node.outputs[0]
     assert output.quant is not None
     scale, offset = float(output.quant.scale[0]), quantize.zero_point(output.quant, output.dtype)
@@ -149,19 +152,12 @@ def converters(node: Node, segment: Sequence[Tensor], target: Target) -> tuple[i
     counts = [tensor.shape[3] for tensor in segment]
     channels = sum(counts)
     if all(ratio == 1.0 for ratio in ratios):
-        return ONE, (plain(1 / ONE, channels, offset),)
-    if NORM_SHIFT in target.forms and len(set(ratios)) == 1:
-        return 1, (exact(ratios[0], 255, channels, offset),)
-    factors = np.repeat(np.array(ratios, np.float64), counts)
-    bias = np.repeat(-np.array(points(segment), np.int32), counts)
-    lanes = Channels(factors, bias, np.full(channels, 255.0))
-    runs = per_channel(lanes, offset, target.soc.kernel_group)
-    worst = max(float(run_errors(run, lanes).max()) for run in runs)
+        return ONE, plain(1 / ONE, channels, offset)
+    run = rounded_once(np.repeat(np.array(ratios, np.float64), counts), offset)
+    worst = 255 / 2 * factor(run)
     if worst > LARGEST_ERROR:
-        raise CompileError(
-            f"CONCATENATION: a scale lies so far from the others that results could err by {worst:.2f} steps"
-        )
-    return 1, runs
+        raise CompileError(f"CONCATENATION: a scale is so large that results could err by {worst:.2f} steps")
+    return 1, run
 
 
 def converters_exist(node: Node, target: Target) -> bool:
@@ -172,16 +168,15 @@ def converters_exist(node: Node, target: Target) -> bool:
         )
     try:
         for _, segment in segments(node, target):
-            converters(node, segment, target)
+            converter(node, segment)
     except CompileError:
         return False
     return True
 
 
-def joined(node: Node, segment: Sequence[Tensor], channel: int, target: Target) -> Convolution:
+def joined(node: Node, segment: Sequence[Tensor], output: Tensor, channel: int) -> Convolution:
     """out[..., channel + c] = requantize(in[..., c - first] - zi), ``in`` the piece whose channels begin at first."""
-    output = as_cube(node.outputs[0])
-    weight, runs = converters(node, segment, target)
+    weight, run = converter(node, segment)
     counts = [tensor.shape[3] for tensor in segment]
     channels = sum(counts)
     images = [all_pixels(output, image) for image in range(output.shape[0])]
@@ -197,7 +192,7 @@ def joined(node: Node, segment: Sequence[Tensor], channel: int, target: Target) 
         stride=(1, 1),
         padding=(0, 0, 0, 0),
         depthwise=False,
-        requantize=runs,
+        requantize=(run,),
         accumulator_scale=None,
         moves=tuple(Move(image, replace(image, channel=channel)) for image in images),
     )
@@ -235,7 +230,7 @@ def along(node: Node, target: Target) -> list[AnyLayer]:
             output = as_cube(node.outputs[0])
             layers.append(place_at(node, own[0], output, channel, soc.kernel_group, soc.depthwise_group))
         else:
-            layers.append(joined(node, own, channel, target))
+            layers.append(joined(node, own, as_cube(node.outputs[0]), channel))
     return layers
 
 
@@ -287,5 +282,9 @@ def concatenation(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     """out = the pieces one behind the other along the axis, each requantized."""
     if along_channels(node):
         return along(node, target)
-    converted = [layer for part in conversions(node).values() for layer in lowered(node, part, target)]
+    converted = [
+        joined(node, [as_cube(tensor)], as_cube(part.outputs[0]), 0)
+        for part in conversions(node).values()
+        for tensor in computed_inputs(part)
+    ]
     return [*converted, *arranged(node, side_by_side, target)]

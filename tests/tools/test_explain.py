@@ -80,7 +80,7 @@ def test_the_embedded_model() -> None:
 def test_an_operator_that_is_not_supported(tmp_path: Path) -> None:
     row = rows_of(softmax_model(), tmp_path)[1]
     assert "divides floats only" in row.reason
-    assert "delegate ops" in row.remedy
+    assert "apply it to the outputs" in row.remedy
 
 
 def float_model() -> Model:
