@@ -40,6 +40,7 @@ MESA_TESTS = harness.SHARED / "models" / "mesa-tests"
 SINGLE_LAYERS = [model.name.split("/")[1] for model in harness.model_files([MESA_TESTS])] if MESA_TESTS.is_dir() else []
 FEWEST_ON_THE_NPU = 60  # models of mesa-tests (issue 2)
 MEAN_EXACT = 0.995  # share of equal elements over a family of single operators, with factors of 15 bits
+MEAN_EXACT_FAR = 0.99  # with proven forms and scales far apart: RELU6 has large factors, which TFLite rounds twice
 MEAN_EXACT_SUM = 0.9999  # of an addition by the element-wise unit
 FEWEST_TAKEN = 0.9  # share of a family that the rules must let through
 FEWEST_GRAPHS_TAKEN = 0.6  # several additions each, with drawn scales that may be too far apart for weights of 8 bits
@@ -212,7 +213,8 @@ def check_family(family: str, forms: str, seeds: range, path: Path, npu_interpre
     elif every and family in ("addition", *TRAVELS_ON):  # through a graph a difference travels on
         assert exact >= (MEAN_EXACT if family == "graph" else MEAN_EXACT_SUM) * elements
     elif family not in TRAVELS_ON:
-        assert exact >= MEAN_EXACT * elements
+        far = family == "scales far apart" and not every
+        assert exact >= (MEAN_EXACT_FAR if far else MEAN_EXACT) * elements
 
 
 @pytest.mark.parametrize("forms", TARGETS)

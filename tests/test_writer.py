@@ -89,7 +89,7 @@ def test_written_models_read_back() -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_a_model_of_several_partitions_runs_on_the_cpu(dtype: str, reference_interpreter: Interpreters) -> None:
-    model = generate.partitioned(np.random.default_rng(2), dtype)
+    model = generate.partitioned(np.random.default_rng(5), dtype)
     interpreter = reference_interpreter(write(model))
     results = [infer(interpreter, generate.random_inputs(np.random.default_rng(seed), model))[0] for seed in range(8)]
     assert np.stack(results).std(axis=0).min() > 2  # the logits depend on the input, each of them
