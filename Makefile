@@ -20,7 +20,7 @@ classify: delegate/libteflon.so
 	$(PYTHON) classification.py $(ARGUMENTS)
 
 test: delegate/libteflon.so $(VENV)/.installed-test
-	$(PYTHON) -m pytest $(ARGUMENTS)
+	$(PYTHON) -m pytest -n auto $(ARGUMENTS)
 
 check: delegate/libteflon.so $(VENV)/.installed-dev
 	$(PYTHON) -m ruff check .
