@@ -283,7 +283,8 @@ def factor_pairs(real: float, reach: int, inner: int) -> list[FactorPair]:
     errors = np.abs(np.ldexp(first * second, -second_shift - first_shift) - math.ldexp(real, inner)) * reach
     errors += np.where(first_shift > 0, np.ldexp(second, -second_shift) / 2, 0)  # the rounding of BS
     errors[(second > LARGEST_FACTOR) | (second_shift < 0) | (second_shift > LARGEST_SHIFT)] = np.inf
-    nearest = np.argsort(errors)[:CANDIDATES]
+    nearest = np.sort(np.argpartition(errors, CANDIDATES)[:CANDIDATES])
+    nearest = nearest[np.argsort(errors[nearest], kind="stable")]
     found = [
         (int(first[i]), int(first_shift[i]), int(second[i]), int(second_shift[i]))
         for i in nearest[np.isfinite(errors[nearest])]
