@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate.hw.layout import cube_view
-from delegate.hw.task import Bytes, Port
+from delegate.hw.task import Bytes, Port, Program
 
 Pattern = npt.NDArray[np.uint8]  # (16)
 ATOM = 16  # bytes
@@ -29,6 +29,22 @@ def patterns() -> tuple[Pattern, Pattern]:
     """Two patterns of which no byte is the same in both."""
     first = np.frombuffer(os.urandom(ATOM), np.uint8)
     return first, ~first
+
+
+def proofs(program: Program) -> list[Port]:
+    """The outputs that the NPU writes; one that lies in the memory of an input has the host's numbers."""
+    written = {index for job in program.jobs for index in job.writes}
+    return [
+        port
+        for port in program.outputs
+        if port.buffer in written and not any(overlap(port, given) for given in program.inputs)
+    ]
+
+
+def overlap(a: Port, b: Port) -> bool:
+    """Whether two ports have memory between their ends in common."""
+    ends = [p.offset + (p.shape[0] - 1) * p.image_bytes + p.surfaces * p.surface_bytes for p in (a, b)]
+    return a.buffer == b.buffer and a.offset < ends[1] and b.offset < ends[0]
 
 
 def last_atoms(memory: Bytes, port: Port) -> npt.NDArray[np.uint8]:

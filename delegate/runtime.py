@@ -143,8 +143,7 @@ class Session:
     def _run(self) -> None:
         """Submits the jobs and waits; tries once more where the outputs were not written (see delegate.canary)."""
         program, memories = self.program, self._memories
-        written = {index for job in program.jobs for index in job.writes}
-        places = [canary.last_atoms(memories[p.buffer].view, p) for p in program.outputs if p.buffer in written]
+        places = [canary.last_atoms(memories[p.buffer].view, p) for p in canary.proofs(program)]
         reads = [memories[index] for index in sorted({port.buffer for port in program.outputs})]
         for index in sorted({port.buffer for port in program.inputs} - {port.buffer for port in program.outputs}):
             self._device.flush(memories[index])
