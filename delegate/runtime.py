@@ -70,6 +70,7 @@ class Session:
 
     def __init__(self, graph: Graph, options: Options) -> None:
         self.program, self.from_cache, self.cache_note = obtain(graph, options)
+        self._proofs = canary.proofs(self.program)
         self._device = shared_device(options.device, options.cores, options.kernel)
         self._lock = threading.Lock()
         self._memories: list[Memory] = []
@@ -143,7 +144,7 @@ class Session:
     def _run(self) -> None:
         """Submits the jobs and waits; tries once more where the outputs were not written (see delegate.canary)."""
         program, memories = self.program, self._memories
-        places = [canary.last_atoms(memories[p.buffer].view, p) for p in canary.proofs(program)]
+        places = [canary.last_atoms(memories[p.buffer].view, p) for p in self._proofs]
         reads = [memories[index] for index in sorted({port.buffer for port in program.outputs})]
         for index in sorted({port.buffer for port in program.inputs} - {port.buffer for port in program.outputs}):
             self._device.flush(memories[index])

@@ -12,8 +12,6 @@ from typing import ClassVar
 
 from delegate.errors import RegisterError
 
-WORD_BITS = 32
-
 
 @dataclass(frozen=True)
 class Bits:

@@ -36,13 +36,14 @@ from delegate.ops.rules import (
     SCALES_REMEDY,
 )
 from delegate.ops.weights import (
+    CONSTANT_COEFFICIENTS,
+    WEIGHT_DTYPE,
+    WEIGHT_SCALES,
     accumulator_bound,
     bias_data,
-    input_and_constants,
     is_depthwise,
     weight_data,
     weight_of,
-    weights_are_quantized,
 )
 from delegate.requantize import Channels, clamped, exact, per_channel, plain, scale_classes
 
@@ -123,11 +124,7 @@ LARGEST_PARTS = len(CLASSES)  # classes of channel scales, a layer each
 CBUF_TEXT = "the input rows of one window and 32 kernels (64 channels, depthwise) fit the CBUF of 384 KiB"
 
 CONVOLUTION_RULES = [
-    Rule(
-        "input is computed; weights and bias are constants",
-        input_and_constants,
-        "store weights and bias in the model (freeze it before it is converted)",
-    ),
+    CONSTANT_COEFFICIENTS,
     FEATURES_8_BIT,
     SAME_DTYPE,
     IMAGES,
@@ -138,16 +135,8 @@ CONVOLUTION_RULES = [
         lambda node, target: len(weight_of(node).shape) == 4 and min(weight_of(node).shape) > 0,
         MALFORMED,
     ),
-    Rule(
-        "weights have one scale, or one a channel, and one zero point",
-        weights_are_quantized,
-        "quantize weights symmetrically, a scale a channel or a tensor",
-    ),
-    Rule(
-        "weights have the input's dtype",
-        lambda node, target: weight_of(node).dtype == node.outputs[0].dtype,
-        "quantize weights and activations to one type",
-    ),
+    WEIGHT_SCALES,
+    WEIGHT_DTYPE,
     SCALES_POSITIVE,
     ACTIVATION,
     PADDING_KNOWN,

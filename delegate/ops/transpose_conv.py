@@ -45,7 +45,14 @@ from delegate.ops.rules import (
     asked_of,
     possible,
 )
-from delegate.ops.weights import bias_data, input_and_constants, weight_data, weight_of, weights_are_quantized
+from delegate.ops.weights import (
+    CONSTANT_COEFFICIENTS,
+    WEIGHT_DTYPE,
+    WEIGHT_SCALES,
+    bias_data,
+    weight_data,
+    weight_of,
+)
 from delegate.requantize import Channels, scale_classes
 
 LARGEST_STRIDE = 16  # pixels; not the chip's, for it never strides: beyond it tasks become many and small
@@ -236,30 +243,18 @@ def transposed(node: Node, target: Target) -> list[Convolution]:
 
 
 RULES = [
-    Rule(
-        "input is computed; weights and bias are constants",
-        input_and_constants,
-        "store weights and bias in the model (freeze it before it is converted)",
-    ),
+    CONSTANT_COEFFICIENTS,
     FEATURES_8_BIT,
     SAME_DTYPE,
     IMAGES,
     EXTENT,
-    Rule(
-        "weights have one scale, or one a channel, and one zero point",
-        weights_are_quantized,
-        "quantize weights symmetrically, a scale a channel or a tensor",
-    ),
+    WEIGHT_SCALES,
     Rule(
         "weights have four dimensions",
         lambda node, target: len(weight_of(node).shape) == 4,
         MALFORMED,
     ),
-    Rule(
-        "weights have the input's dtype",
-        lambda node, target: weight_of(node).dtype == node.outputs[0].dtype,
-        "quantize weights and activations to one type",
-    ),
+    WEIGHT_DTYPE,
     Rule(
         "input and weights have the same channels",
         channels_agree,

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from delegate import quantize
 from delegate.hw.soc import Target
 from delegate.ir import Node, Tensor
+from delegate.ops import Rule
 from delegate.ops.rules import computed_inputs, zero_points_fit
 
 
@@ -62,3 +63,20 @@ def weights_are_quantized(node: Node, target: Target) -> bool:
     per_channel = weight.quant.scale.size == channels and weight.quant.axis == axis
     one_zero_point = bool((weight.quant.zero_point == weight.quant.zero_point[0]).all())
     return (weight.quant.scale.size == 1 or per_channel) and one_zero_point
+
+
+CONSTANT_COEFFICIENTS = Rule(
+    "input is computed; weights and bias are constants",
+    input_and_constants,
+    "store weights and bias in the model (freeze it before it is converted)",
+)
+WEIGHT_SCALES = Rule(
+    "weights have one scale, or one a channel, and one zero point",
+    weights_are_quantized,
+    "quantize weights symmetrically, a scale a channel or a tensor",
+)
+WEIGHT_DTYPE = Rule(
+    "weights have the input's dtype",
+    lambda node, target: weight_of(node).dtype == node.outputs[0].dtype,
+    "quantize weights and activations to one type",
+)
