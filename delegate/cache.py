@@ -22,10 +22,10 @@ import numpy.typing as npt
 
 from delegate.errors import DelegateError
 from delegate.hw.soc import Target
-from delegate.hw.task import Buffer, Job, Layer, Port, Program, Relocation, Task, check
+from delegate.hw.task import Buffer, Job, Layer, Place, Port, Program, Relocation, Task, check
 from delegate.ir import Graph
 
-MAGIC = b"TEFLONC1"
+MAGIC = b"TEFLONC2"
 SUFFIX = ".program"
 DIGEST_BYTES = 32
 # What decides on a program's words, relative to the package: any change makes old entries stale.
@@ -46,7 +46,7 @@ def compiler_digest() -> str:
     return digest.hexdigest()
 
 
-def key(graph: Graph, target: Target, full_chains: bool) -> str:
+def key(graph: Graph, target: Target, full_chains: bool, witnessed: bool = True) -> str:
     """The name of a graph's program: everything that the words depend on."""
     digest = hashlib.sha256()
     tensors = {tensor.index: tensor for node in graph.nodes for tensor in (*node.inputs, *node.outputs) if tensor}
@@ -55,6 +55,7 @@ def key(graph: Graph, target: Target, full_chains: bool) -> str:
         "soc": target.soc.name,
         "target": [sorted(target.forms), target.signals_pooling, target.converter_only],
         "full_chains": full_chains,
+        "witnessed": witnessed,
         "inputs": graph.inputs,
         "outputs": graph.outputs,
         "nodes": [
@@ -107,6 +108,7 @@ def serialize(program: Program) -> bytes:
         "inputs": [asdict(port) for port in program.inputs],
         "outputs": [asdict(port) for port in program.outputs],
         "layers": [asdict(layer) for layer in program.layers],
+        "witnesses": [place and [place.buffer, place.offset] for place in program.witnesses],
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -165,6 +167,7 @@ def _program(body: memoryview) -> Program:
         inputs=tuple(_port(port) for port in header["inputs"]),
         outputs=tuple(_port(port) for port in header["outputs"]),
         layers=tuple(Layer(**layer) for layer in header["layers"]),
+        witnesses=tuple(None if place is None else Place(*map(int, place)) for place in header["witnesses"]),
     )
 
 

@@ -1,27 +1,30 @@
-"""Whether a run has written its outputs: a pattern put into them beforehand must be gone afterwards.
+"""Whether a run is complete: a pattern put into places beforehand must be gone from all of them afterwards.
 
 Mainline reports a job that its watchdog ended as done (S-195) and drops others silently (S-208c), so that no error is
-no proof of a run. The tasks of a job run in order, so that what the last of them writes is the proof.
+no proof of a run.
 
-The pattern stands in the last atom of each row of each surface: tiles and concatenated parts follow each other in rows
-and surfaces, so that each has one that it alone writes, but for parts side by side in a row. Its 16 bytes are random:
-no output has them but by chance (1 in 2**128), for the NPU writes whole atoms (F-70). Where only a few lanes of the
-last surface should be written after all, an output might have the pattern in them; then the second run, with all bits
-the other way round, differs.
+The pattern stands in the last atom of each row of each surface of the outputs: tiles and concatenated parts follow each
+other in rows and surfaces, so that each has one that it alone writes, but for parts side by side in a row. It stands
+also in the witness of each task (delegate.witness), for programs that have them: then no task was left out.
+
+Its 16 bytes are random: no output has them but by chance (1 in 2**128), for the NPU writes whole atoms (F-70). Where
+only a few lanes of a last surface should be written after all, an output might have the pattern in them; then the
+second run, with all bits the other way round, differs.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from delegate.hw.layout import cube_view
 from delegate.hw.task import Bytes, Port, Program
 
 Pattern = npt.NDArray[np.uint8]  # (16)
+Places = Mapping[int, npt.NDArray[np.intp]]  # numbers of atoms, by buffer
 ATOM = 16  # bytes
 
 
@@ -29,6 +32,17 @@ def patterns() -> tuple[Pattern, Pattern]:
     """Two patterns of which no byte is the same in both."""
     first = np.frombuffer(os.urandom(ATOM), np.uint8)
     return first, ~first
+
+
+def places(program: Program) -> Places:
+    """All atoms that a pattern is put into: of the outputs that the NPU writes, and the witnesses of tasks."""
+    found: dict[int, list[npt.NDArray[np.intp]]] = defaultdict(list)
+    for port in proofs(program):
+        found[port.buffer].append(last_atoms(port))
+    for place in program.witnesses:
+        if place is not None:
+            found[place.buffer].append(np.array([place.offset // ATOM]))
+    return {buffer: np.unique(np.concatenate(atoms)) for buffer, atoms in sorted(found.items())}
 
 
 def proofs(program: Program) -> list[Port]:
@@ -47,17 +61,27 @@ def overlap(a: Port, b: Port) -> bool:
     return a.buffer == b.buffer and a.offset < ends[1] and b.offset < ends[0]
 
 
-def last_atoms(memory: Bytes, port: Port) -> npt.NDArray[np.uint8]:
-    """A view of the atoms that a pattern is put into: uint8 (images, surfaces, height, 16)."""
-    return cube_view(memory, port)[:, :, : port.shape[1], -1]
+def last_atoms(port: Port) -> npt.NDArray[np.intp]:
+    """Numbers of the last atoms of all rows of all surfaces of all images."""
+    images, height, width, _ = port.shape
+    counts, pitches = (images, port.surfaces, height), (port.image_bytes, port.surface_bytes, width * ATOM)
+    numbers = np.array([port.offset // ATOM + width - 1])
+    for count, pitch in zip(counts, pitches, strict=True):
+        numbers = np.add.outer(numbers, np.arange(count) * (pitch // ATOM)).reshape(-1)
+    return numbers
 
 
-def arm(places: Sequence[npt.NDArray[np.uint8]], pattern: Pattern) -> None:
-    """Puts a pattern into the outputs."""
-    for place in places:
-        place[...] = pattern
+def atoms(memory: Bytes) -> npt.NDArray[np.uint8]:
+    """A buffer's memory as atoms: uint8 (n, 16)."""
+    return memory[: len(memory) // ATOM * ATOM].reshape(-1, ATOM)
 
 
-def untouched(places: Sequence[npt.NDArray[np.uint8]], pattern: Pattern) -> int:
-    """How many atoms still hold the pattern."""
-    return sum(int(np.count_nonzero((place == pattern).all(axis=-1))) for place in places)
+def arm(memories: Sequence[Bytes], where: Places, pattern: Pattern) -> None:
+    """Puts a pattern into places; ``memories``: of all buffers."""
+    for buffer, numbers in where.items():
+        atoms(memories[buffer])[numbers] = pattern
+
+
+def untouched(memories: Sequence[Bytes], where: Places, pattern: Pattern) -> int:
+    """How many places still hold the pattern."""
+    return sum(int((atoms(memories[b])[numbers] == pattern).all(axis=-1).sum()) for b, numbers in where.items())

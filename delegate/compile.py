@@ -44,21 +44,23 @@ from delegate.ops.copies import selection
 from delegate.place import place
 from delegate.quantize import to_int8
 from delegate.tile import Operands, tile, tile_elementwise, tile_pooling
+from delegate.witness import witnesses
 
 REGCMD, WEIGHTS, FIRST_CUBES = 0, 1, 2  # buffer numbers
 
 
-def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Program:
+def compile_graph(graph: Graph, target: Target, full_chains: bool = False, witnessed: bool = True) -> Program:
     """Compiles a partition whose nodes have passed the rules.
 
     ``full_chains``: tasks may be chained by the program controller even where one reads through CNA what another
-    wrote, which the hardware book doubts (C-4). Raises CompileError.
+    wrote, which the hardware book doubts (C-4). ``witnessed``: no two tensors share memory, so that it can be seen of
+    each task whether it has run (delegate.witness). Raises CompileError.
     """
     soc = target.soc
     layers, views = layers_of(graph, target)
     if not layers:
         raise CompileError("a partition of aliases alone has nothing to compute")
-    memory = allocate(graph, layers, views, soc, FIRST_CUBES)
+    memory = allocate(graph, layers, views, soc, FIRST_CUBES, shared=not witnessed)
     coefficients = Coefficients()
     tiles = [tile_layer(layer, memory, coefficients, soc) for layer in layers]
     tasks, relocations, regcmd = emit(tiles, soc)
@@ -71,14 +73,16 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Pr
         ),
         writes=tuple(index for index, buffer in enumerate(buffers) if written(index, tiles)),
     )
+    inputs = tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.inputs)
     return Program(
         soc=soc.name,
         buffers=buffers,
         jobs=(job,),
         relocations=relocations,
-        inputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.inputs),
+        inputs=inputs,
         outputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.outputs),
         layers=tuple(Layer(layer.operator, layer.node, describe(layer)) for layer in layers),
+        witnesses=witnesses([part for group in tiles for part in group], buffers, inputs) if witnessed else (),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from delegate import quantize
 from delegate.errors import CompileError
@@ -13,6 +14,7 @@ from delegate.hw.task import Buffer, Place, Port, Role
 from delegate.ir import AnyLayer, Convolution, Elementwise, Graph, Tensor, View, as_cube
 
 ALIGNMENT = 64  # bytes; start of a cube
+LARGEST_UNSHARED = 1 << 28  # bytes of scratch memory, an eighth of a small board's
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,12 @@ def merge(block_of: dict[int, Block], a: Tensor, b: Tensor) -> None:
         block_of[tensor.index] = kept
 
 
+def in_a_row(blocks: Sequence[Block]) -> tuple[list[int], int]:
+    """(offset of each block in one arena, size of the arena): every byte belongs to one block."""
+    *starts, size = accumulate((align(block.size, ALIGNMENT) for block in blocks), initial=0)
+    return starts, size
+
+
 def first_fit(blocks: Sequence[Block]) -> tuple[list[int], int]:
     """(offset of each block in one arena, size of the arena): the lowest gap that no block alive at that time uses."""
     placed: list[tuple[Block, int]] = []
@@ -209,8 +217,13 @@ class Allocation:
     cubes: dict[int, Cube]
 
 
-def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, first_buffer: int) -> Allocation:
+def allocate(
+    graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, first_buffer: int, shared: bool = True
+) -> Allocation:
     """Gives every tensor its cube; buffer numbers start at ``first_buffer``.
+
+    ``shared``: tensors that live at different times may have the same memory. Where they would need more than
+    LARGEST_UNSHARED without that, they have it in any case.
 
     Blocks that the host fills or reads get a buffer of their own, so that no other memory is synchronized for them.
     """
@@ -239,7 +252,9 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
         role: Role = "output" if block.last == len(layers) else "input"
         place(block, first_buffer + len(buffers), 0)
         buffers.append(Buffer(f"{role} {len(buffers)}", block.size, role))
-    offsets, size = first_fit(inner)
+    offsets, size = in_a_row(inner)
+    if shared or size > LARGEST_UNSHARED:
+        offsets, size = first_fit(inner)
     for block, offset in zip(inner, offsets, strict=True):
         place(block, first_buffer + len(buffers), offset)
     if inner:

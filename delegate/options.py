@@ -26,6 +26,8 @@ class Options:
     partitioning: str = "all"
     min_nodes_per_partition: int = 1
     max_delegated_partitions: int = 0  # no limit
+    verify: str = "tasks"
+    fallback: str = "cpu"
 
     @property
     def selection(self) -> Selection:
@@ -92,6 +94,8 @@ DEBUG = ("off", "verbose")
 CHAIN = ("safe", "full")
 UNPROVEN = ("auto", "never", "always")
 PARTITIONING = ("all", "cost")
+VERIFY = ("tasks", "outputs")
+FALLBACK = ("cpu", "error")
 LARGEST_CACHE = 1 << 20  # MiB
 MOST_CORES = 3
 
@@ -111,6 +115,8 @@ OPTIONS: Mapping[str, Option] = {
     "max_delegated_partitions": Option(
         "TEFLON_MAX_DELEGATED_PARTITIONS", "a number of partitions; 0 and less mean no limit", integer
     ),
+    "verify": Option("TEFLON_VERIFY", ", ".join(VERIFY), choice(*VERIFY)),
+    "fallback": Option("TEFLON_FALLBACK", ", ".join(FALLBACK), choice(*FALLBACK)),
 }
 
 

@@ -25,7 +25,7 @@ from delegate.errors import DelegateError
 from delegate.ir import Array, Graph
 from delegate.options import Options, parse
 from delegate.partition import verdicts
-from delegate.runtime import Session, shared_device, target_of
+from delegate.runtime import Session, device_of, target_of
 
 OK, ERROR = 0, 1  # TfLiteStatus
 
@@ -86,12 +86,12 @@ def teflon_create(keys: Any, values: Any, count: int, report: Any) -> Any:
     try:
         given = {ffi.string(keys[i]).decode(): ffi.string(values[i]).decode() for i in range(count)}
         options = parse(given, os.environ)
-        device = shared_device(options.device, options.cores, options.kernel)
+        device = device_of(options)
         struct = ffi.new("TfLiteDelegate *")
         lib.teflon_set_prepare(struct)
         delegates[address(struct)] = Delegate(struct, options)
         if options.debug == "verbose":
-            trace.say(trace.loaded(device.name))
+            trace.say(trace.loaded(device.name if device else options.device))
         return struct
     except BaseException as error:
         if report:
@@ -115,6 +115,7 @@ def compile_partition(graph: Graph, delegate: Delegate) -> Kernel:
     session = Session(graph, delegate.options)
     if delegate.verbose:
         trace.say(trace.compiled(time.perf_counter() - start, session.from_cache, session.cache_note))
+        trace.say(trace.unproven(session.unproven))
     return Kernel(session, graph, delegate.verbose)
 
 

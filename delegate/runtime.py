@@ -1,33 +1,45 @@
-"""One compiled partition on a device: compile or load and place once; per invoke pack, submit, wait, unpack."""
+"""One compiled partition on a device: compile or load and place once; per invoke pack, submit, wait, unpack.
+
+And what becomes of an invoke when the device fails: another try on a device opened anew, then the CPU (decision 0012).
+"""
 
 from __future__ import annotations
 
+import errno
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 import platformdirs
 
-from delegate import cache, canary
+from delegate import cache, canary, trace
+from delegate.canary import Pattern
 from delegate.compile import compile_graph
+from delegate.devices import POOL
 from delegate.errors import DelegateError, DeviceError
-from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
+from delegate.hw.device import KERNELS, Device, DeviceJob, DeviceTask, Kernel, Memory, open_device
+from delegate.hw.drm import take_all
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
 from delegate.hw.soc import FORMS, RK3588, SOCS, Soc, Target
-from delegate.hw.task import Program
+from delegate.hw.task import Program, unproven_tasks
 from delegate.ir import Graph
 from delegate.options import CACHE_OFF, Options
+from delegate.recovery import OF_A_STUCK_NPU, OF_MEMORY, PASSING, REPORTS, Pause
 
+NOT_FOR_US = (errno.ENOENT, errno.EACCES, errno.EPERM)  # of a device that would need the user's hand
 TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after half a second (S-195)
 VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 
-shared_device = lru_cache(maxsize=None)(open_device)
+shared_device = POOL.open
 """One device a process for each (name, cores, kernel): interpreters share it, and its cores."""
+
+Arrays = Sequence[npt.NDArray[Any]]
 
 
 def cache_folder(options: Options) -> Path | None:
@@ -39,25 +51,40 @@ def cache_folder(options: Options) -> Path | None:
 
 def target_of(options: Options) -> Target:
     """The chip as the options' device offers it, with the forms that the user allows where nobody has proven them."""
-    device = shared_device(options.device, options.cores, options.kernel)
-    allowed = {"auto": device.forms, "never": frozenset[str](), "always": frozenset(FORMS)}
-    return Target(RK3588, allowed[options.unproven], device.signals_pooling)
+    device = device_of(options)
+    forms, signals = (device.forms, device.signals_pooling) if device else (frozenset[str](), options.device == "rknpu")
+    allowed = {"auto": forms, "never": frozenset[str](), "always": frozenset(FORMS)}
+    return Target(RK3588, allowed[options.unproven], signals)
+
+
+def device_of(options: Options) -> Device | None:
+    """The options' device; None for a kernel's that fails to open, if the CPU is to stand in for it.
+
+    Raises DeviceError for one that fails otherwise, that is not there, or that the user may not open.
+    """
+    try:
+        return shared_device(options.device, options.cores, options.kernel)
+    except DeviceError as error:
+        if options.fallback == "error" or options.device not in KERNELS or error.errno in NOT_FOR_US:
+            raise
+        REPORTS.failed(options.device, error)
+        return None
 
 
 def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
     """(program, whether it came from the cache, why the cache could not be used)."""
-    folder, full_chains = cache_folder(options), options.chain == "full"
+    folder, full_chains, witnessed = cache_folder(options), options.chain == "full", options.verify == "tasks"
     target = target_of(options)
     if folder is None:
-        return compile_graph(graph, target, full_chains), False, None
-    name, note = cache.key(graph, target, full_chains), None
+        return compile_graph(graph, target, full_chains, witnessed), False, None
+    name, note = cache.key(graph, target, full_chains, witnessed), None
     try:
         program = cache.load(folder, name)
         if program is not None:
             return program, True, None
     except cache.CacheError as error:
         note = str(error)
-    program = compile_graph(graph, target, full_chains)
+    program = compile_graph(graph, target, full_chains, witnessed)
     try:
         cache.store(folder, name, program, options.cache_size << 20)
     except cache.CacheError as error:
@@ -65,20 +92,20 @@ def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
     return program, False, note
 
 
-class Session:
-    """A partition, ready to run. May be used from any thread, by one at a time."""
+class Loaded:
+    """A program in a device's memory, ready to run, by one at a time. Whatever fails ends it, but for the simulator."""
 
-    def __init__(self, graph: Graph, options: Options) -> None:
-        self.program, self.from_cache, self.cache_note = obtain(graph, options)
-        self._proofs = canary.proofs(self.program)
-        self._device = shared_device(options.device, options.cores, options.kernel)
-        self._lock = threading.Lock()
+    def __init__(self, program: Program, opened: Callable[[], Device]) -> None:
+        self.program = program
+        self._places = canary.places(program)
+        self._device = POOL.enter(opened)
         self._memories: list[Memory] = []
         self._jobs: list[DeviceJob] = []
+        self._closed = False
         try:
             self._jobs = self._load(self.program)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.abandon(error)
             raise
 
     def _load(self, program: Program) -> list[DeviceJob]:
@@ -123,49 +150,167 @@ class Session:
             offset += align(stream.nbytes, soc.stream_alignment)
         return streams
 
-    @property
-    def device(self) -> Device:
-        return self._device
+    def run(self, inputs: Arrays, outputs: Arrays, pattern: Pattern) -> None:
+        """Runs the program once; the outputs are filled only if all of it has run (see delegate.canary).
 
-    def invoke(self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]]) -> None:
+        Raises DeviceError.
+        """
+        for port, array in zip(self.program.inputs, inputs, strict=True):
+            pack_features(array, self._memories[port.buffer].view, port)
+        self._run(pattern)
+        for port, array in zip(self.program.outputs, outputs, strict=True):
+            unpack_features(self._memories[port.buffer].view, port, array)
+
+    def _run(self, pattern: Pattern) -> None:
+        """Submits the jobs and waits; raises DeviceError where a place that a task should have written was not."""
+        program, memories = self.program, self._memories
+        views = [memory.view for memory in memories]
+        canary.arm(views, self._places, pattern)
+        reads = [memories[index] for index in sorted({*self._places, *(port.buffer for port in program.outputs)})]
+        inputs = [memories[index] for index in sorted({port.buffer for port in program.inputs})]
+        for memory in dict.fromkeys((*inputs, *reads)):
+            self._device.flush(memory)
+        self._device.wait(self._device.submit(self._jobs), TIMEOUT, reads)
+        left = canary.untouched(views, self._places, pattern)
+        if left:
+            raise DeviceError(
+                f"device {self._device.name}: the job ended without writing {left} of "
+                f"{sum(map(len, self._places.values()))} places: it hung or was dropped; `dmesg` may say why"
+            )
+
+    def close(self) -> None:
+        """Gives the device's memory back; what cannot be given back goes with the device."""
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs = []
+        try:
+            take_all([partial(self._device.free, memory) for memory in self._memories])
+        except DeviceError:
+            POOL.retire(self._device)
+        finally:
+            self._memories = []
+            POOL.leave(self._device)
+
+    def abandon(self, error: BaseException) -> None:
+        """Leaves a device that failed, which nobody is to take from now on; what may have stuck is reset."""
+        if self._device.name in KERNELS:
+            if isinstance(error, DeviceError) and error.errno in OF_A_STUCK_NPU:
+                with suppress(DeviceError):
+                    self._device.reset()
+            POOL.retire(self._device)
+        self.close()
+
+
+class Session:
+    """A partition, ready to run. May be used from any thread, by one at a time."""
+
+    def __init__(self, graph: Graph, options: Options) -> None:
+        self.program, self.from_cache, self.cache_note = obtain(graph, options)
+        self.unproven = unproven_tasks(self.program)
+        self._options = options
+        device = device_of(options)
+        self._name = device.name if device else options.device
+        self._wanted = options.device
+        self._lock = threading.Lock()
+        self._pause = Pause()
+        self._loaded: Loaded | None = None
+        self._spare: Loaded | None = None  # on the CPU
+        self._closed = False
+        try:
+            self._on_device(lambda loaded, pattern: None)
+        except DeviceError as error:
+            if not self._may_stand_in():
+                raise
+            self._stand_in(error)
+        SESSIONS.add(self)
+
+    def invoke(self, inputs: Arrays, outputs: Arrays) -> None:
         """Runs the partition once. ``inputs`` and ``outputs``: NHWC, int8 or uint8, C order, in the graph's order.
 
-        Raises DeviceError if the device fails; the outputs are undefined then.
+        Raises DeviceError if the device fails and the CPU is not to stand in; the outputs are as they were then.
         """
         with self._lock:
-            if not self._memories:
+            if self._closed:
                 raise DelegateError("this session is closed")
-            for port, array in zip(self.program.inputs, inputs, strict=True):
-                pack_features(array, self._memories[port.buffer].view, port)
-            self._run()
-            for port, array in zip(self.program.outputs, outputs, strict=True):
-                unpack_features(self._memories[port.buffer].view, port, array)
+            if not self._pause.holds():
+                try:
+                    self._on_device(lambda loaded, pattern: loaded.run(inputs, outputs, pattern))
+                    self._pause.worked()
+                    return
+                except DeviceError as error:
+                    if not self._may_stand_in():
+                        raise
+                    self._stand_in(error)
+            assert self._spare is not None
+            self._spare.run(inputs, outputs, canary.patterns()[0])
+            REPORTS.computed(self._name)
 
-    def _run(self) -> None:
-        """Submits the jobs and waits; tries once more where the outputs were not written (see delegate.canary)."""
-        program, memories = self.program, self._memories
-        places = [canary.last_atoms(memories[p.buffer].view, p) for p in self._proofs]
-        reads = [memories[index] for index in sorted({port.buffer for port in program.outputs})]
-        for index in sorted({port.buffer for port in program.inputs} - {port.buffer for port in program.outputs}):
-            self._device.flush(memories[index])
-        left = 0
-        for pattern in canary.patterns():
-            canary.arm(places, pattern)
-            for memory in reads:
-                self._device.flush(memory)
-            self._device.wait(self._device.submit(self._jobs), TIMEOUT, reads)
-            left = canary.untouched(places, pattern)
-            if not left:
+    def _on_device(self, use: Callable[[Loaded, Pattern], None]) -> None:
+        """Uses the program on the device, loaded where it is not; after an error that may pass a second time, anew."""
+        for pattern, last in zip(canary.patterns(), (False, True), strict=True):
+            try:
+                if self._loaded is None:
+                    self._loaded = Loaded(self.program, self._open)
+                use(self._loaded, pattern)
                 return
-        raise DeviceError(
-            f"device {self._device.name}: the job ended twice without writing {left} of the outputs' "
-            f"{sum(place[..., 0].size for place in places)} rows: it hung or was dropped; `dmesg` may say why"
-        )
+            except BaseException as error:
+                if self._name not in KERNELS:
+                    raise
+                loaded, self._loaded, self._wanted = self._loaded, None, self._name
+                if loaded is not None:
+                    loaded.abandon(error)
+                if last or not isinstance(error, DeviceError) or error.errno not in PASSING:
+                    raise
+                if error.errno in OF_MEMORY:
+                    make_room(self)
+                if self._options.debug == "verbose":
+                    trace.say(trace.retried(self._name, str(error)))
+
+    def _open(self) -> Device:
+        return shared_device(self._wanted, self._options.cores, self._options.kernel)
+
+    def _may_stand_in(self) -> bool:
+        """Whether the CPU is to take over after an error; not for the simulator, which is the CPU."""
+        return self._options.fallback == "cpu" and self._name in KERNELS
+
+    def _stand_in(self, error: DeviceError) -> None:
+        """Has the CPU take over after an error of the device; raises DeviceError if it cannot."""
+        kernel: Kernel = "rknpu" if self._name == "rknpu" else "rocket"
+        self._pause.failed()
+        REPORTS.failed(self._name, error)
+        if self._spare is None:
+            try:
+                self._spare = Loaded(self.program, lambda: POOL.private(open_device("simulator", 1, kernel)))
+            except DeviceError as second:
+                raise DeviceError(f"{error}; nor can the CPU stand in: {second}", error.errno) from None
+
+    def make_room(self) -> None:
+        """Gives the device's memory back if the session is idle; the next invoke loads the program again."""
+        if self._name in KERNELS and self._lock.acquire(blocking=False):
+            try:
+                loaded, self._loaded = self._loaded, None
+                if loaded is not None:
+                    loaded.close()
+            finally:
+                self._lock.release()
 
     def close(self) -> None:
         """Gives the device's memory back; the session cannot be used afterwards."""
-        with self._lock, ExitStack() as freeing:
-            self._jobs = []
-            for memory in self._memories:
-                freeing.callback(self._device.free, memory)
-            self._memories = []
+        with self._lock:
+            self._closed = True
+            for loaded in (self._loaded, self._spare):
+                if loaded is not None:
+                    loaded.close()
+            self._loaded = self._spare = None
+
+
+SESSIONS: WeakSet[Session] = WeakSet()
+"""Those of this process."""
+
+
+def make_room(besides: Session) -> None:
+    """Has all sessions but one that are idle give their memory back."""
+    for session in list(SESSIONS):
+        if session is not besides:
+            session.make_room()

@@ -120,6 +120,29 @@ def compiled(seconds: float, from_cache: bool, note: str | None) -> str:
     return f"{reason}teflon: {what}, took {milliseconds(seconds)} ms\n"
 
 
+def unproven(tasks: Iterable[str]) -> str:
+    """The tasks of which a run does not show whether they have run, a line each."""
+    return "".join(f"teflon: no proof of a run for {task}\n" for task in tasks)
+
+
+def retried(device: str, reason: str) -> str:
+    """That a device is tried once more."""
+    return f"teflon: device {device} is tried again: {reason}\n"
+
+
+def fell_back(device: str, reason: str) -> str:
+    """That the CPU stands in for a device, and why."""
+    return (
+        f"teflon: device {device} failed, the CPU computes in its place, the same but slowly "
+        f"(fallback=error makes this an error): {reason}\n"
+    )
+
+
+def fell_back_often(device: str, count: int) -> str:
+    """How often the CPU has stood in."""
+    return f"teflon: device {device}: the CPU has computed {count} invokes in its place by now\n"
+
+
 def invoked(seconds: float) -> str:
     """That a partition has run."""
     return f"teflon: invoked graph, took {milliseconds(seconds)} ms\n"

@@ -1,4 +1,4 @@
-"""The proof of a run stands only where the NPU writes: an output may lie in the memory of an input."""
+"""Where the pattern stands: only where the NPU writes, for an output may lie in the memory of an input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from layers import addition, convolution, feature, graph
 
-from delegate.canary import proofs
+from delegate.canary import arm, last_atoms, patterns, proofs, untouched
+from delegate.hw.task import Port
 from delegate.ir import Node
 from delegate.options import Options
 from delegate.runtime import Session
@@ -28,3 +29,23 @@ def test_an_output_in_the_memory_of_an_input_beside_one_that_is_written() -> Non
     np.testing.assert_array_equal(outputs[1], image.reshape(same.shape))
     assert [port.tensor for port in proofs(session.program)] == [total.index]
     session.close()
+
+
+def test_a_pattern_is_in_every_row_of_every_surface() -> None:
+    port = Port(0, 0, 64, (2, 3, 5, 40), "int8", 3, 256, 1024, 0)
+    memory = np.zeros(4096, np.uint8)
+    places = {0: last_atoms(port)}
+    first, second = patterns()
+    assert not (first == second).any()
+    arm([memory], places, first)
+    offsets = [
+        64 + image * 1024 + surface * 256 + (row * 5 + 4) * 16
+        for image in range(2)
+        for surface in range(3)
+        for row in range(3)
+    ]
+    assert sorted(set(np.flatnonzero(memory) // 16 * 16)) == offsets
+    assert untouched([memory], places, first) == len(offsets)
+    assert untouched([memory], places, second) == 0
+    memory[offsets[4] + 15] ^= 1
+    assert untouched([memory], places, first) == len(offsets) - 1

@@ -32,6 +32,8 @@ def test_every_option_can_be_given() -> None:
         "partitioning": "cost",
         "min_nodes_per_partition": "3",
         "max_delegated_partitions": "-1",
+        "verify": "outputs",
+        "fallback": "error",
     }
     assert set(given) == set(OPTIONS)
     expected = Options(
@@ -46,6 +48,8 @@ def test_every_option_can_be_given() -> None:
         partitioning="cost",
         min_nodes_per_partition=3,
         max_delegated_partitions=-1,
+        verify="outputs",
+        fallback="error",
     )
     assert parse(given, {}) == expected
     assert parse({}, {OPTIONS[name].variable: text for name, text in given.items()}) == expected

@@ -35,6 +35,7 @@ class StandIn:
     failure: BaseException | None = None  # raised by the next one that is made
     from_cache = False
     cache_note = None
+    unproven: tuple[str, ...] = ()
 
     def __init__(self, graph: Graph, options: Options) -> None:
         if StandIn.failure is not None:
@@ -77,7 +78,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setattr(module, "delegates", {})
     monkeypatch.delitem(OPERATORS, "AVERAGE_POOL_2D")
     monkeypatch.setattr(module, "Session", StandIn)
-    monkeypatch.setattr(module, "shared_device", lambda name, cores, kernel: StandInDevice)
+    monkeypatch.setattr(module, "device_of", lambda options: StandInDevice)
     StandIn.made, StandIn.failure = [], None
     yield module
     StandIn.failure = None  # its traceback holds the frames of the test, and these an interpreter
@@ -223,10 +224,10 @@ def test_wrong_options_are_errors(plugin: ModuleType, options: dict[str, object]
 
 
 def test_a_device_that_is_not_there_is_an_error(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str, cores: int, kernel: str) -> None:
-        raise DeviceError(f"device {name} is not there")
+    def missing(options: Options) -> None:
+        raise DeviceError(f"device {options.device} is not there")
 
-    monkeypatch.setattr(plugin, "shared_device", missing)
+    monkeypatch.setattr(plugin, "device_of", missing)
     with pytest.raises(DelegateError, match="device rocket is not there"):
         delegate.load(device="rocket")
 

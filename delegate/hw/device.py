@@ -73,6 +73,9 @@ class Device(Protocol):
         reports one that its watchdog ended as done (S-195), and drops others silently (S-208c).
         """
 
+    def reset(self) -> None:
+        """Has the kernel reset the NPU, where it offers that and no other job of this device is running."""
+
     def close(self) -> None:
         """Gives everything back."""
 

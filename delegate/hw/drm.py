@@ -80,7 +80,11 @@ GEM_CLOSE = Request("DRM_IOCTL_GEM_CLOSE", code("w", DRM, 0x09, ctypes.sizeof(Cl
 
 SUBSYSTEMS = {"accel": "accel", "dri": "drm"}  # by folder in /dev
 
+INTERRUPTIONS = 10_000  # of one call: as many as a profiler's timer makes in 10 s; then it is no interruption any more
+
 ADVICE = {
+    errno.EINTR: "signals interrupt every call: stop what sends them, a profiler or a timer",
+    errno.EAGAIN: "the driver asks for another try again and again: `dmesg` may say why",
     errno.ENOMEM: "no memory is left for the NPU: close other users of it, or take a smaller model",
     errno.ENOSPC: "no I/O addresses are left: close other sessions of this process",
     errno.EINVAL: "the driver does not take this request: `python -m delegate doctor` shows its version",
@@ -105,15 +109,35 @@ def failure(error: OSError, what: str) -> DeviceError:
 
 
 def call(file: int, request: Request, argument: ctypes.Structure) -> None:
-    """An ioctl, tried again when a signal interrupts it; raises DeviceError. What Python's handlers raise passes."""
-    while True:
+    """An ioctl, made again when a signal interrupts it or the kernel asks for that; raises DeviceError.
+
+    What Python's handlers of signals raise passes.
+    """
+    for left in reversed(range(INTERRUPTIONS)):
         try:
             fcntl.ioctl(file, request.code, argument)
             return
-        except InterruptedError:
-            continue
         except OSError as error:
-            raise failure(error, request.name) from None
+            if not left or error.errno not in (errno.EINTR, errno.EAGAIN):
+                raise failure(error, request.name) from None
+
+
+def take_all(steps: list[Callable[[], None]]) -> None:
+    """Takes all steps, whichever fails; raises the DeviceError of the first that did.
+
+    Not an ExitStack: that leaves errors in cycles, and with them all that their frames hold, mapped memory for one.
+    """
+    first: DeviceError | None = None
+    for step in steps:
+        try:
+            step()
+        except DeviceError as error:
+            first = first or DeviceError(str(error), error.errno)
+    try:
+        if first is not None:
+            raise first
+    finally:
+        del first, steps
 
 
 def read_version(file: int) -> tuple[str, str]:
@@ -200,27 +224,27 @@ def open_node(driver: str, patterns: Sequence[str], identify: Identify, absent: 
 
     ``absent``: what to check where there is no node at all; the error's number is then ENOENT.
     """
-    errors: list[DeviceError] = []
+    failures: list[tuple[str, int]] = []  # not the errors, which would hold this frame and its callers' in a cycle
     for path in candidates(patterns):
         if bound_driver(path) not in (None, driver):
             continue
         try:
             file = open_path(path)
         except DeviceError as error:
-            errors.append(error)
+            failures.append((str(error), error.errno))
             continue
         try:
             name, version = identify(file, path)
             if name == driver:
                 return file, Node(path, name, version)
         except DeviceError as error:
-            errors.append(error)
+            failures.append((str(error), error.errno))
         except BaseException:
             os.close(file)
             raise
         os.close(file)
-    if errors:
-        raise DeviceError(f"device {driver}: {'; '.join(map(str, errors))}", errors[0].errno)
+    if failures:
+        raise DeviceError(f"device {driver}: {'; '.join(text for text, _ in failures)}", failures[0][1])
     looked = os.environ.get(NODE_VARIABLE) or ", ".join(patterns)
     raise DeviceError(f"device {driver}: there is no node of this driver ({looked}); {absent}", errno.ENOENT)
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent import futures
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -142,9 +143,7 @@ class Rknpu:
             self._allocations.difference_update(doomed)
             for key in gone:
                 del self._prepared[key]
-        with ExitStack() as freeing:
-            for one in doomed:
-                freeing.callback(self._destroy, one.handle, one.object_address)
+        drm.take_all([partial(self._destroy, one.handle, one.object_address) for one in doomed])
 
     def submit(self, jobs: Sequence[DeviceJob]) -> object:
         """Starts the jobs in order on one core; raises DeviceError for what the kernel would refuse."""
@@ -191,12 +190,21 @@ class Rknpu:
         if not isinstance(ticket, futures.Future):
             raise DeviceError(f"{ticket!r} is no ticket of this device")
         allocations = [self._own(memory) for memory in reads]
-        done, _ = futures.wait([ticket], timeout)
-        if not done:
+        if not futures.wait([ticket], timeout).done:
             raise DeviceError(f"jobs are not done after {timeout} s")
-        ticket.result()
+        try:
+            ticket.result()
+        finally:
+            del ticket  # an error holds this frame: it would keep memory mapped until Python looks for cycles
         for allocation in allocations:
             self._sync(allocation, interface.FROM_DEVICE)
+
+    def reset(self) -> None:
+        """Resets all cores, so that jobs of this process that run are waited for; other processes' are not known."""
+        with self._lock:
+            running = list(self._running)
+        futures.wait(running)
+        interface.action(self._file, interface.RESET, self._misc)
 
     def close(self) -> None:
         """Gives everything back after the jobs that run."""
@@ -205,9 +213,8 @@ class Rknpu:
         with self._lock:
             allocations, self._allocations = self._allocations, set()
             self._prepared.clear()
-        with self._opened as closing:
-            for allocation in allocations:
-                closing.callback(self._destroy, allocation.handle, allocation.object_address)
+        with self._opened:
+            drm.take_all([partial(self._destroy, one.handle, one.object_address) for one in allocations])
 
     def _check_open(self) -> None:
         if self._closed:

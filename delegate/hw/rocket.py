@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -237,14 +238,16 @@ class Rocket:
         with self._lock:
             self._running.discard(ticket)
 
+    def reset(self) -> None:
+        """The kernel offers none; its watchdog resets a core whose job hangs (S-195)."""
+
     def close(self) -> None:
         """Gives everything back; jobs that run go on to their end, the kernel keeps what they need."""
         with self._lock:
             self._closed = True
             buffers = [buffer for space in self._buffers for buffer in space]
-        with self._opened as closing:
-            for buffer in buffers:
-                closing.callback(self.free, buffer)
+        with self._opened:
+            drm.take_all([partial(self.free, buffer) for buffer in buffers])
 
     def _check_open(self) -> None:
         if self._closed:

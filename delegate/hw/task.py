@@ -107,11 +107,20 @@ class Program:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     layers: tuple[Layer, ...] = field(default=())
+    # For each task an atom that it writes and nothing else does, None where it has none; empty: nobody has looked.
+    witnesses: tuple[Place | None, ...] = field(default=())
 
     @property
     def tasks(self) -> tuple[Task, ...]:
         """All tasks in order, as Relocation.task counts them."""
         return tuple(task for job in self.jobs for task in job.tasks)
+
+
+def unproven_tasks(program: Program) -> list[str]:
+    """The tasks that have no witness, in words; none for a program that was compiled without any."""
+    without = [number for number, place in enumerate(program.witnesses) if place is None]
+    layers = [(number, program.layers[program.tasks[number].layer]) for number in without]
+    return [f"task {number}, {layer.operator} {layer.description}" for number, layer in layers]
 
 
 def check(program: Program) -> None:
@@ -142,6 +151,12 @@ def check(program: Program) -> None:
     for r in program.relocations:
         inside = 0 <= r.task < len(tasks) and 0 <= r.word < len(tasks[r.task].words) and 0 <= r.buffer < len(buffers)
         demand(inside and 0 <= r.offset < buffers[r.buffer].size, f"relocation {r} is out of bounds")
+    demand(len(program.witnesses) in (0, len(tasks)), "there is not one witness for each task")
+    for place in program.witnesses:
+        inside = place is None or (0 <= place.buffer < len(buffers) and buffers[place.buffer].data is None)
+        demand(inside, f"witness {place} lies in no buffer that tasks may write")
+        whole = place is None or (place.offset % 16 == 0 and 0 <= place.offset <= buffers[place.buffer].size - 16)
+        demand(whole, f"witness {place} is no atom of its buffer")
     for port in (*program.inputs, *program.outputs):
         demand(0 <= port.buffer < len(buffers), f"port of tensor {port.tensor}: no such buffer")
         images, height, width, channels = port.shape
@@ -153,4 +168,6 @@ def check(program: Program) -> None:
         )
         fits = 0 < height * width * 16 <= port.surface_bytes and 0 < channels <= 16 * port.surfaces
         demand(fits, f"port of tensor {port.tensor}: shape does not fit its cube")
+        pitches = (port.offset, port.surface_bytes, port.image_bytes)
+        demand(all(size % 16 == 0 for size in pitches), f"port of tensor {port.tensor} does not lie in whole atoms")
         demand(port.dtype in ("int8", "uint8"), f"port of tensor {port.tensor}: dtype {port.dtype}")

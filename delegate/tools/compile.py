@@ -12,7 +12,7 @@ from delegate import cache
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError
 from delegate.hw.soc import EVERY_FORM
-from delegate.hw.task import Program
+from delegate.hw.task import Program, unproven_tasks
 from delegate.partition import partitions, verdicts
 from delegate.tflite import read_model
 
@@ -36,6 +36,8 @@ def compile_model(model: Path, output: Path | None, full_chains: bool) -> None:
             highlight=False,
         )
         console.print(layer_table(program))
+        for task in unproven_tasks(program):
+            console.print(f"a run does not show whether this has run: {task}", highlight=False)
         if output is not None:
             write(program, output / f"{model.stem}.{number}{cache.SUFFIX}")
 

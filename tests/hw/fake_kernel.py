@@ -300,7 +300,7 @@ class FakeKernel:
             file.buffers[handle].busy_until = time.monotonic_ns() + self.delay
 
     def _action(self, file: File, raw: memoryview) -> None:
-        values = {0: 0x46495245, 1: self.version, 2: 1_000_000_000, 18: self.iommu}
+        values = {0: 0x46495245, 1: self.version, 2: 1_000_000_000, 6: 0, 18: self.iommu}
         if word(raw, 0) not in values:
             raise OSError(errno.EINVAL, "action")
         struct.pack_into("<I", raw, 4, values[word(raw, 0)])

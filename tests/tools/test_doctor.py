@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from delegate import runtime
 from delegate.__main__ import app
+from delegate.devices import Pool
 from delegate.hw import drm, rknpu_interface, rocket
 from delegate.tools import doctor
 from delegate.tools.doctor import examine, lines, missing, trial
@@ -23,21 +24,15 @@ Install = Callable[..., FakeKernel]
 
 
 @pytest.fixture(autouse=True)
-def devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[Any, Any]]:
+def devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pool]:
     """No node of this machine, and devices of their own."""
     monkeypatch.setattr(rocket, "NODES", (f"{tmp_path}/accel*",))
     monkeypatch.setattr(rknpu_interface, "NODES", (f"{tmp_path}/renderD*",))
-    opened: dict[Any, Any] = {}
-
-    def shared(*key: Any) -> Any:
-        if key not in opened:
-            opened[key] = runtime.open_device(*key)
-        return opened[key]
-
-    monkeypatch.setattr(runtime, "shared_device", shared)
-    yield opened
-    for device in opened.values():
-        device.close()
+    pool = Pool()
+    monkeypatch.setattr(runtime, "POOL", pool)
+    monkeypatch.setattr(runtime, "shared_device", pool.open)
+    yield pool
+    pool.close()
 
 
 def board(root: Path, **files: str) -> Path:
@@ -115,7 +110,7 @@ def test_a_user_without_access_gets_reason_and_fix(monkeypatch: pytest.MonkeyPat
 
 def test_an_npu_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     kernel = FakeKernel(monkeypatch, "rocket", tmp_path)
-    kernel.errors[SUBMIT] = [errno.EIO]
+    kernel.errors[SUBMIT] = [errno.EIO] * 2
     found = examine(board(tmp_path / "root"))
     assert found.auto == "rocket"
     assert [problem.what.split(";")[0] for problem in found.problems] == [

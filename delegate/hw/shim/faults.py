@@ -3,7 +3,8 @@
 Each rule is WHAT:WHEN=EFFECT.
 
 WHAT: ``open``, ``mmap``, ``version``, ``create``, ``map``, ``prep``, ``fini``, ``sync``, ``submit``, ``destroy``,
-``action`` (calls); ``job`` (what the NPU runs); ``device`` (any call); ``iova`` (the address space of a file).
+``action`` (calls); ``call`` (any of them); ``job`` (what the NPU runs); ``device`` (any call, too); ``iova`` (the
+address space of a file).
 WHEN: N (the Nth, from 1), ``every=N``, ``after=N`` (all behind the Nth), ``p=PROBABILITY``; for ``iova``: ``limit``.
 EFFECT: the name of an error; for jobs ``hang`` and ``skip-task:N`` (from 0); for the device ``lost``; for ``iova`` a
 size.
@@ -24,6 +25,7 @@ from pathlib import Path
 from delegate.errors import DelegateError
 
 CALLS = ("open", "mmap", "version", "create", "map", "prep", "fini", "sync", "submit", "destroy", "action")
+ANY = "call"
 ERRORS = (
     "EACCES",
     "EBUSY",
@@ -76,14 +78,14 @@ def parse_rule(text: str) -> Rule:
         raise DelegateError(f"fault {text!r}: limit is for iova, and iova takes a limit")
     if what == "iova":
         size_of(effect)
-    elif what in CALLS and effect not in ERRORS:
+    elif what in (*CALLS, ANY) and effect not in ERRORS:
         raise DelegateError(f"fault {text!r}: {effect} is none of {', '.join(ERRORS)}")
     elif what == "job" and not re.fullmatch(r"hang|skip-task:\d+", effect):
         raise DelegateError(f"fault {text!r}: a job can hang or skip-task:N")
     elif what == "device" and effect != "lost":
         raise DelegateError(f"fault {text!r}: a device can be lost")
-    elif what not in (*CALLS, "job", "device"):
-        raise DelegateError(f"fault {text!r}: {what} is none of {', '.join(CALLS)}, job, device, iova")
+    elif what not in (*CALLS, ANY, "job", "device"):
+        raise DelegateError(f"fault {text!r}: {what} is none of {', '.join(CALLS)}, {ANY}, job, device, iova")
     return Rule(what, how, value, effect)
 
 
@@ -157,7 +159,8 @@ class Faults:
         self.refresh()
         if self._effect("device") == "lost":
             self.lost = True
-        effect = "ENODEV" if self.lost else self._effect(name)
+        of_any = self._effect(ANY)
+        effect = "ENODEV" if self.lost else self._effect(name) or of_any
         if effect is not None:
             number = getattr(errno, effect)
             raise OSError(number, os.strerror(number))

@@ -158,6 +158,9 @@ class Simulator:
             if queued.error is not None:
                 raise queued.error
 
+    def reset(self) -> None:
+        """A core is reset after each job that fails."""
+
     def close(self) -> None:
         """Ends the cores after the jobs that are queued, and gives all memory back."""
         with self._lock:

@@ -76,6 +76,7 @@ assert node.create(4096).address == 4096
         ("create:1=ENOMEM", "n = Rknpu(); assert raises(OSError, n.create, 4096); n.create(4096)"),
         ("map:1=EIO", "assert raises(OSError, Rknpu().create, 4096)"),
         ("sync:1=EIO", 'assert Rknpu().error(MEM_SYNC, "IIQQQ", 1, 0, 0, 0, 0) == "EIO"'),
+        ("call:3=EBUSY", "n = Rocket(); assert raises(OSError, n.create, 4096); n.create(4096)"),
         ("action:1=EIO", 'assert Rknpu().error(ACTION, "II", 1, 0) == "EIO"'),
     ],
 )

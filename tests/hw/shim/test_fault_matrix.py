@@ -1,0 +1,96 @@
+"""Every fault, on both kernels, from loading on, at the first invoke and later: right results or a clean error.
+
+The cases of a kernel run in one process (fault_client.py); the tests look at what became of each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hw.shim.fault_client import Outcome
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+SKIPPED = 2  # a task in the middle
+KERNELS = ("rocket", "rknpu")
+PHASES = ("load", "first", "steady")
+NOT_FOR_US = ("EACCES", "EPERM", "ENOENT")  # of an open: the user has to do something
+StandIns = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """``lines``: how many the user sees; None: the CPU may not stand in, and the invokes are errors."""
+
+    rules: str
+    phase: str
+    fallback: str
+    lines: int | None
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        return {"rules": self.rules, "phase": self.phase, "fallback": self.fallback}
+
+
+def matrix() -> list[Case]:
+    """Faults that pass, which nobody notices, and those that last."""
+    found = []
+    for phase in PHASES:
+        call = "create" if phase == "load" else "submit"
+        passing = [f"{call}:1={name}" for name in ("EIO", "ENOMEM", "EBUSY", "EINTR", "ETIMEDOUT")]
+        passing += ["job:1=hang", f"job:1=skip-task:{SKIPPED}; job:{SKIPPED + 1}=skip-task:{SKIPPED}"]
+        lasting = [f"{call}:after=0={name}" for name in ("EIO", "ENOMEM", "EBUSY", "EINTR", "ETIMEDOUT")]
+        lasting += ["job:after=0=hang", f"job:after=0=skip-task:{SKIPPED}", "device:1=lost", f"{call}:1=EINVAL"]
+        found += [Case(rules, phase, "cpu", 0) for rules in passing]
+        found += [Case(rules, phase, "cpu", 1) for rules in lasting]
+        found += [Case(rules, phase, "error", None) for rules in lasting]
+    found.append(Case("iova:limit=4KiB", "load", "cpu", 1))
+    found.append(Case("iova:limit=4KiB", "load", "error", None))
+    return found
+
+
+CASES = matrix()
+
+
+def outcomes(stand_in: Any, kernel: str, cases: list[dict[str, str]]) -> list[Outcome]:
+    """What became of cases in one process."""
+    script = HERE / "fault_client.py"
+    command = [sys.executable, str(script), kernel, str(stand_in.faults), str(stand_in.pid()), json.dumps(cases)]
+    return [Outcome(**json.loads(line)) for line in stand_in.run(command, cwd=ROOT).stdout.splitlines()]
+
+
+PATHS = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
+made: dict[str, list[Outcome]] = {}  # by kernel; pytest's own fixtures of a module cannot use those of a test
+
+
+@pytest.fixture
+def outcome(stand_in: StandIns, case: Case, kernel: str) -> Outcome:
+    if kernel not in made:
+        made[kernel] = []  # should it fail, then once
+        made[kernel] = outcomes(stand_in(**PATHS), kernel, [case.arguments for case in CASES])
+    return made[kernel][CASES.index(case)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.phase} {case.rules} {case.fallback}")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_results_are_right_or_errors_and_nothing_is_left(outcome: Outcome, case: Case, kernel: str) -> None:
+    assert not outcome.left
+    if case.lines is None:
+        assert all("teflon: " in line for line in outcome.lines)
+        faulty, after = outcome.results[:2], outcome.results[2:]
+        assert "wrong" not in faulty
+        assert faulty[0] != "right"
+        assert all(text == "right" or f"device {kernel}" in text or "DRM_IOCTL" in text for text in faulty)
+        assert all(text == "right" for text in after)
+        return
+    assert outcome.results == ["right"] * len(outcome.results)
+    assert len(outcome.lines) == case.lines, outcome.lines
+    if case.lines:
+        assert outcome.lines[0].startswith(f"teflon: device {kernel} failed, the CPU computes in its place")
+        assert "fallback=error" in outcome.lines[0]
