@@ -153,7 +153,9 @@ def check(program: Program) -> None:
         demand(inside and 0 <= r.offset < buffers[r.buffer].size, f"relocation {r} is out of bounds")
     demand(len(program.witnesses) in (0, len(tasks)), "there is not one witness for each task")
     for place in program.witnesses:
-        inside = place is None or (0 <= place.buffer < len(buffers) and buffers[place.buffer].data is None)
+        inside = place is None or (
+            0 <= place.buffer < len(buffers) and buffers[place.buffer].role not in ("weight", "regcmd")
+        )
         demand(inside, f"witness {place} lies in no buffer that tasks may write")
         whole = place is None or (place.offset % 16 == 0 and 0 <= place.offset <= buffers[place.buffer].size - 16)
         demand(whole, f"witness {place} is no atom of its buffer")

@@ -26,7 +26,7 @@ class StandIn(SimpleNamespace):
 
     def run(self, command: list[str], status: int = 0, **more: object) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=TIMEOUT, check=False, **more
+            command, env=self.environment, capture_output=True, text=True, check=False, **{"timeout": TIMEOUT, **more}
         )
         assert result.returncode == status, result.stdout + result.stderr
         return result

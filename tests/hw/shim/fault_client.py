@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from delegate.errors import DelegateError
 from delegate.hw import drm
 from delegate.recovery import REPORTS
 
+LIFETIME, RENEWED = 250, 50  # invokes of an interpreter, and under one seed
 PATIENCE = 5.0  # seconds for the server to notice that a file was closed
 SIZE = (1, 6, 6, 16)
 
@@ -106,6 +108,7 @@ class Outcome:
     results: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     left: str = ""  # what there is more or less of than before
+    calls: int = 0  # of the device, by the stand-in's log
 
 
 class Client:
@@ -147,14 +150,20 @@ class Client:
 
     def case(self, rules: str, phase: str, **options: str) -> Outcome:
         """Faults from a phase on (load, first, steady), over two invokes and, for the phase "load", the end."""
-        outcome = Outcome()
+        outcome, before = Outcome(), self.calls()
         with stderr_lines() as outcome.lines:
             self._case(outcome.results, rules, phase, options)
         self.set("")
         outcome.left = self.left()
         self.clean()
         outcome.left = outcome.left or self.left(self.before)
+        outcome.calls = self.calls() - before
         return outcome
+
+    def calls(self) -> int:
+        """Calls that the log has so far."""
+        lines = Path(os.environ["TEFLON_SHIM_LOG"]).read_text().splitlines()
+        return sum(" close(" not in line and " # " not in line for line in lines)
 
     def left(self, wanted: Left | None = None) -> str:
         """What is left that should not be: buffers, or whatever there was not before."""
@@ -184,12 +193,35 @@ class Client:
             self.set("")
             results.append(self.invoke(interpreter, 4))
 
+    def soak(self, rules: str, invokes: int, seed: int) -> Outcome:
+        """Invokes under faults by chance; now and then a lost device comes back, and another interpreter is made."""
+        outcome = Outcome()
+        counts: Counter[str] = Counter()
+        with stderr_lines() as outcome.lines:
+            for number in range(invokes):
+                if number % LIFETIME == 0:
+                    interpreter = None
+                    interpreter = make(device=self.device)
+                if number % RENEWED == 0:
+                    self.set(f"seed={seed + number}; {rules}")
+                counts[self.invoke(interpreter, number % len(INPUTS))] += 1
+            interpreter = None
+        outcome.results = [f"{count} {text}" for text, count in counts.items()]
+        self.set("")
+        self.clean()
+        outcome.left = self.left(self.before)
+        return outcome
+
 
 def main() -> None:
-    """Arguments: kernel, file of rules, server's process, cases as JSON; prints their outcomes as JSON."""
+    """Arguments: kernel, file of rules, server's process, cases as JSON; prints their outcomes as JSON.
+
+    A case without a phase is a soak.
+    """
     client = Client(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
     for case in json.loads(sys.argv[4]):
-        print(json.dumps(asdict(client.case(case.pop("rules"), case.pop("phase"), **case))), flush=True)
+        outcome = (client.case if "phase" in case else client.soak)(**case)
+        print(json.dumps(asdict(outcome)), flush=True)
 
 
 if __name__ == "__main__":

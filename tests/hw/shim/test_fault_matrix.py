@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 from hw.shim.fault_client import Outcome
 
+from delegate.hw.shim.faults import ERRORS
+
+LONGEST = 3600  # seconds
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-SKIPPED = 2  # a task in the middle
+TASKS, SKIPPED = 5, 2  # of fault_client's model; one in the middle
 KERNELS = ("rocket", "rknpu")
 PHASES = ("load", "first", "steady")
 NOT_FOR_US = ("EACCES", "EPERM", "ENOENT")  # of an open: the user has to do something
@@ -52,17 +55,22 @@ def matrix() -> list[Case]:
         found += [Case(rules, phase, "error", None) for rules in lasting]
     found.append(Case("iova:limit=4KiB", "load", "cpu", 1))
     found.append(Case("iova:limit=4KiB", "load", "error", None))
+    every = range(TASKS)
+    found += [Case(f"job:after=0=skip-task:{task}", "first", "error", None) for task in every if task != SKIPPED]
+    found.append(Case(f"job:after=0=skip-task:{TASKS}", "first", "cpu", 0))  # there is none
     return found
 
 
 CASES = matrix()
 
 
-def outcomes(stand_in: Any, kernel: str, cases: list[dict[str, str]]) -> list[Outcome]:
+def outcomes(stand_in: Any, kernel: str, cases: list[dict[str, Any]]) -> list[Outcome]:
     """What became of cases in one process."""
     script = HERE / "fault_client.py"
     command = [sys.executable, str(script), kernel, str(stand_in.faults), str(stand_in.pid()), json.dumps(cases)]
-    return [Outcome(**json.loads(line)) for line in stand_in.run(command, cwd=ROOT).stdout.splitlines()]
+    return [
+        Outcome(**json.loads(line)) for line in stand_in.run(command, cwd=ROOT, timeout=LONGEST).stdout.splitlines()
+    ]
 
 
 PATHS = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
@@ -94,3 +102,46 @@ def test_results_are_right_or_errors_and_nothing_is_left(outcome: Outcome, case:
     if case.lines:
         assert outcome.lines[0].startswith(f"teflon: device {kernel} failed, the CPU computes in its place")
         assert "fallback=error" in outcome.lines[0]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_whichever_call_fails(stand_in: StandIns, kernel: str) -> None:
+    """From the first open to the last close, one call each time, with every error and as the last before the end."""
+    server = stand_in(**PATHS)
+    (whole,) = outcomes(server, kernel, [{"rules": "", "phase": "load"}])
+    assert whole.results == ["right", "right"]
+    assert whole.calls > 30
+    rules = []
+    for number in range(1, whole.calls + 1):
+        other = f"device:{number}=lost" if number % 2 else f"call:{number}={ERRORS[number // 2 % len(ERRORS)]}"
+        rules += [f"call:{number}=EIO", other]
+    found = outcomes(server, kernel, [{"rules": text, "phase": "load"} for text in rules])
+    assert len(found) == len(rules)
+    for text, outcome in zip(rules, found, strict=True):
+        assert not outcome.left, text
+        assert len(outcome.lines) <= 1, text
+        if outcome.results != ["right", "right"]:  # the user has no access, or no node
+            assert text.endswith(NOT_FOR_US), text
+            assert text.rpartition("=")[2] in outcome.results[0], text
+
+
+CHANCES = (
+    "open:p=0.02=EIO; mmap:p=0.01=ENOMEM; create:p=0.01=ENOMEM; prep:p=0.01=EINTR; prep:p=0.005=ETIMEDOUT;"
+    "sync:p=0.005=EIO; fini:p=0.005=EIO; submit:p=0.01=EIO; submit:p=0.005=ENOMEM; submit:p=0.005=EBUSY;"
+    "destroy:p=0.01=EIO; action:p=0.01=EBUSY; job:p=0.01=hang; job:p=0.02=skip-task:1; job:p=0.02=skip-task:2;"
+    "call:p=0.002=EINVAL; device:p=0.0005=lost"
+)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_random_faults_over_many_invokes(stand_in: StandIns, kernel: str, pytestconfig: pytest.Config) -> None:
+    """``--fault-invokes 10000`` is the long run; what the server and the client have at the end is as before."""
+    invokes = pytestconfig.getoption("--fault-invokes")
+    server = stand_in(**PATHS)
+    (outcome,) = outcomes(server, kernel, [{"rules": CHANCES, "invokes": invokes, "seed": 1}])
+    assert outcome.results == [f"{invokes} right"]
+    assert not outcome.left
+    assert all(line.startswith("teflon: ") for line in outcome.lines), outcome.lines
+    assert len(outcome.lines) < 40
+    server.settled()
+    print(f"{kernel}: {invokes} invokes, {outcome.lines}")
