@@ -285,7 +285,7 @@ PROBED = (
         "How is a negative SURF_STRIDE read, where fewer than four rows are?",
         "§3.2, C-13, C-23, F-20",
         {"signed": "as a negative number: surfaces follow each other", "0": "as 0: surfaces are four rows apart"},
-        "two surfaces of two rows of five pixels, and of two pixels",
+        "two surfaces of two rows of five pixels",
     ),
     Question(
         "entries_of_three",
