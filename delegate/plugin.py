@@ -21,7 +21,7 @@ from _teflon import ffi, lib
 
 from delegate import trace
 from delegate.context import int_array, partition_graph, read_context, view
-from delegate.errors import DelegateError
+from delegate.errors import CompileError, DelegateError
 from delegate.ir import Array, Graph
 from delegate.options import Options, parse
 from delegate.partition import verdicts
@@ -118,10 +118,11 @@ def compile_partition(graph: Graph, delegate: Delegate) -> Kernel:
     return Kernel(session, graph, delegate.verbose)
 
 
-def compile_accepted(context: Any, delegate: Delegate, graph: Graph, accepted: Any) -> None:
-    """Compiles the partitions that TFLite would make of the accepted nodes, before it is asked to make them."""
+def previewed(context: Any, accepted: Sequence[int]) -> list[tuple[tuple[int, ...], ...]]:
+    """(nodes, inputs, outputs) of the partitions that TFLite would make of the accepted nodes."""
+    nodes = ffi.new("TfLiteIntArray *", (len(accepted), accepted))
     partitions, count = ffi.new("TfLiteDelegateParams **"), ffi.new("int *")
-    if context.PreviewDelegatePartitioning(context, accepted, partitions, count):
+    if context.PreviewDelegatePartitioning(context, nodes, partitions, count):
         raise DelegateError("the interpreter does not tell how it would partition the graph")
     parts = []
     for i in range(count[0]):
@@ -129,9 +130,32 @@ def compile_accepted(context: Any, delegate: Delegate, graph: Graph, accepted: A
         parts.append(
             tuple(int_array(a) for a in (params.nodes_to_replace, params.input_tensors, params.output_tensors))
         )
-    for nodes, inputs, outputs in parts:
-        kernel = compile_partition(partition_graph(graph, nodes, inputs, outputs), delegate)
-        delegate.compiled[address(context), nodes] = kernel
+    return parts
+
+
+def compile_accepted(context: Any, delegate: Delegate, graph: Graph, accepted: list[int]) -> list[int]:
+    """Compiles what TFLite would make of the accepted nodes, before it is asked to; the nodes that can be claimed.
+
+    A partition that does not compile although all rules hold is a fault of ours: it is left to the CPU, with a line.
+    """
+    while accepted:
+        refused: set[int] = set()
+        for nodes, inputs, outputs in previewed(context, accepted):
+            if (address(context), nodes) in delegate.compiled:
+                continue
+            try:
+                kernel = compile_partition(partition_graph(graph, nodes, inputs, outputs), delegate)
+            except Exception as error:
+                if isinstance(error, DelegateError) and not isinstance(error, CompileError):
+                    raise  # of the device: no other partition would fare better
+                trace.say(trace.left_to_cpu(nodes, message(error)))
+                refused |= set(nodes)
+            else:
+                delegate.compiled[address(context), nodes] = kernel
+        if not refused:
+            break
+        accepted = [node for node in accepted if node not in refused]
+    return accepted
 
 
 def forget_compiled(context: Any, delegate: Delegate) -> None:
@@ -164,10 +188,10 @@ def teflon_delegate_prepare(context: Any, pointer: Any) -> int:
         accepted = [node.index for node in graph.nodes if not reasons[node.index]]
         if not accepted:
             return OK
-        nodes = ffi.new("TfLiteIntArray *", (len(accepted), accepted))
         try:
-            compile_accepted(context, delegate, graph, nodes)
-            return int(lib.teflon_claim(context, nodes, pointer))
+            accepted = compile_accepted(context, delegate, graph, accepted)
+            nodes = ffi.new("TfLiteIntArray *", (len(accepted), accepted))
+            return int(lib.teflon_claim(context, nodes, pointer)) if accepted else OK
         finally:
             forget_compiled(context, delegate)
     except BaseException as error:
