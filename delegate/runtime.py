@@ -16,6 +16,7 @@ import platformdirs
 from delegate import cache, canary
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError, DeviceError
+from delegate.hw.capabilities import find
 from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
 from delegate.hw.soc import FORMS, RK3588, SOCS, Soc, Target
@@ -27,7 +28,7 @@ TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after
 VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 
 shared_device = lru_cache(maxsize=None)(open_device)
-"""One device a process for each (name, cores, kernel): interpreters share it, and its cores."""
+"""One device a process for each (name, cores, kernel, capability file): interpreters share it, and its cores."""
 
 
 def cache_folder(options: Options) -> Path | None:
@@ -39,9 +40,15 @@ def cache_folder(options: Options) -> Path | None:
 
 def target_of(options: Options) -> Target:
     """The chip as the options' device offers it, with the forms that the user allows where nobody has proven them."""
-    device = shared_device(options.device, options.cores, options.kernel)
+    device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
     allowed = {"auto": device.forms, "never": frozenset[str](), "always": frozenset(FORMS)}
     return Target(RK3588, allowed[options.unproven], device.signals_pooling)
+
+
+def capability_file(options: Options) -> Path | None:
+    """The file that says which unproven forms may be used; None where the device or the user says so without one."""
+    device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
+    return find(device.name, options.capabilities) if options.unproven == "auto" else None
 
 
 def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
@@ -71,7 +78,7 @@ class Session:
     def __init__(self, graph: Graph, options: Options) -> None:
         self.program, self.from_cache, self.cache_note = obtain(graph, options)
         self._proofs = canary.proofs(self.program)
-        self._device = shared_device(options.device, options.cores, options.kernel)
+        self._device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
         self._lock = threading.Lock()
         self._memories: list[Memory] = []
         self._jobs: list[DeviceJob] = []

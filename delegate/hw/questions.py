@@ -2,7 +2,8 @@
 
 One list for everything that asks: `python -m delegate probe` settles those with a probe on a device, the simulator
 (``hw.sim.options``) can be switched to each behaviour, the compiler uses a form (``hw.soc.FORMS``) that nobody has
-proven once all questions about it are answered as it assumes. Sources are as in docs/hardware.md.
+proven once all questions about it are answered as it assumes. Sources are as in docs/hardware.md. ``hw.unprobed`` lists
+those that no program can answer.
 """
 
 from __future__ import annotations
@@ -44,16 +45,6 @@ class Question:
     @property
     def assumed(self) -> str:
         return next(iter(self.candidates))
-
-
-@dataclass(frozen=True)
-class Unprobed:
-    """A question without a probe, and why there is none."""
-
-    name: str
-    text: str
-    source: str
-    why: str
 
 
 ROUNDINGS = {
@@ -352,124 +343,6 @@ PROBED = (
         {"not needed": "no", "needed": "the task never completes without it"},
         "a convolution without the word",
         risky=True,
-    ),
-)
-
-UNPROBED = (
-    Unprobed(
-        "first_entries",
-        "Are the first entries of the upper table broken?",
-        "S-218 (RK3568), F-130",
-        "what a broken entry gives is not published, so there is no second candidate; the compiler uses none of the "
-        "first 129 entries",
-    ),
-    Unprobed(
-        "flat_tables",
-        "What do equal neighbours in a table give to an integer?",
-        "S-120 (fp16), F-94",
-        "the spikes that were seen follow no known rule; the compiler makes no equal neighbours",
-    ),
-    Unprobed(
-        "table_reloads",
-        "Do tables that a later task of a chain loads take effect?",
-        "S-218 (RK3568), F-130",
-        "nothing depends on it: the compiler ends a chain before other tables are loaded",
-    ),
-    Unprobed(
-        "low_columns",
-        "Why were results of fewer than four rows of one column wrong?",
-        "S-69 against programs `mtx`, F-41",
-        "no mechanism is known beyond the one that low_height asks about; the compiler always reads four rows",
-    ),
-    Unprobed(
-        "stale_word",
-        "What is the stale word that the first task behind a chain with weight reuse once returned?",
-        "S-172, C-12, F-35",
-        "seen once, without a mechanism; the pattern in the outputs of each run finds what was not written",
-    ),
-    Unprobed(
-        "nearly_full_bank",
-        "Which fillings of the last feature bank give garbage?",
-        "S-73, S-74, F-36",
-        "measured; the rule between the measured points is not known, and the compiler leaves a bank free",
-    ),
-    Unprobed(
-        "norm_records",
-        "Can BN take multiplier and addend a channel from memory?",
-        "S-31, F-69, unknown 4",
-        "eight tries on boards hung, and no layout of the operands is known with which it might not; nothing uses it",
-    ),
-    Unprobed(
-        "pixel_input",
-        "How do interleaved int8 pixels of three channels lie in the CBUF?",
-        "§3.3, S-171, F-27, F-28",
-        "no layout is known with which a program would be right; the compiler stores cubes of 16 channels",
-    ),
-    Unprobed(
-        "compressed_weights",
-        "How are compressed weights coded?",
-        "§3.4, F-38, unknown 8",
-        "no coding is known; the simulator refuses them and nothing makes them",
-    ),
-    Unprobed(
-        "shared_array",
-        "What do NN_MODE and KERNEL_GROUP do?",
-        "quirk 22, F-39, unknown 8",
-        "no program sets them; the simulator refuses them and nothing uses them",
-    ),
-    Unprobed(
-        "pooling_feed",
-        "Can the DPU feed the PPU?",
-        "§7, S-180, F-104, unknown 7",
-        "no program is known that did, and tries on boards failed; nothing uses it",
-    ),
-    Unprobed(
-        "starving_windows",
-        "What does the PPU do about windows that reach beyond input and padding?",
-        "S-139 (sibling), F-104",
-        "it starves until the watchdog, whatever the answer is: the compiler clips the input",
-    ),
-    Unprobed(
-        "deconvolution_pads",
-        "What do paddings of 12 to 15 give at factor 2?",
-        "S-142, F-40, unknown 9",
-        "the measured results are unexplained; the simulator refuses them and the compiler makes no deconvolution",
-    ),
-    Unprobed(
-        "half_lanes",
-        "When is lane n % 16 = 0 of an fp16 sum low?",
-        "S-67, F-58, unknown 10",
-        "the predicate is unknown, and the events are too rare for a program of a minute",
-    ),
-    Unprobed(
-        "float_order",
-        "In which order are fp16 depthwise taps, bf16 and tf32 products added, and how does OUT_CVT scale floats?",
-        "F-55, F-57, F-79, unknown 6, 12",
-        "the delegate's layers are int8; the programs of these formats pass within their tolerance",
-    ),
-    Unprobed(
-        "byte_registers",
-        "How many bits of an operand register does an int8 task read?",
-        "S-152, F-84",
-        "nothing depends on it: the simulator refuses numbers beyond int8, and the compiler takes operands from memory",
-    ),
-    Unprobed(
-        "untried_modes",
-        "What do burst lengths, OFFSET_PEND, DPU 0x40C4, table priorities that no program sets do?",
-        "F-91, F-106, F-108, F-118",
-        "no source says what they might do; the simulator refuses them and the compiler writes what all programs write",
-    ),
-    Unprobed(
-        "amounts",
-        "How far does PC fetch beyond REGISTER_AMOUNTS?",
-        "§2.2, C-25, F-09",
-        "any amount that reaches the fire word gives the same results; a smaller one would only hang the core",
-    ),
-    Unprobed(
-        "memory_length",
-        "Which length of mem_create does the vendor's kernel take from 0.9.6 on?",
-        "decision 0011",
-        "a question to the kernel, not to the NPU: opening the device answers it",
     ),
 )
 

@@ -16,10 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from delegate.errors import DelegateError
-from delegate.hw import drm, rknpu_interface, rocket
+from delegate.hw import capabilities, drm, rknpu_interface, rocket
 from delegate.hw.device import KERNELS, open_auto
+from delegate.hw.soc import FORMS
 from delegate.ir import Graph, Node, Quant, Tensor
-from delegate.options import CACHE_OFF, Options
+from delegate.options import CACHE_OFF, Options, parse
 from delegate.runtime import Session
 
 CHIP = "rockchip,rk3588"
@@ -67,6 +68,8 @@ class Report:
     clocks: dict[str, str]  # source: Hz
     auto: str  # what device=auto takes
     passed_over: tuple[str, ...]  # why not those before it
+    capabilities: str | None  # the capability file of that device
+    forms: tuple[str, ...]  # unproven ones that it may use
     trials: dict[str, str | None]
     problems: tuple[Problem, ...]
     advice: str | None
@@ -76,7 +79,9 @@ def examine(root: Path = Path("/")) -> Report:
     """Looks at everything; ``root``: where sys and proc are."""
     compatible = tuple(read(root / "proc/device-tree/compatible").rstrip("\0").split("\0"))
     compatible = compatible if compatible != ("",) else ()
-    device, passed_over = open_auto()
+    given = parse({}, os.environ).capabilities
+    device, passed_over = open_auto(capabilities=given)
+    file = capabilities.find(device.name, given)
     device.close()
     trials = {name: trial(name) for name in dict.fromkeys((device.name, "simulator"))}
     nodes = tuple(map(describe, drm.candidates((*rocket.NODES, *rknpu_interface.NODES))))
@@ -97,6 +102,8 @@ def examine(root: Path = Path("/")) -> Report:
         clocks=dict(clocks(root)),
         auto=device.name,
         passed_over=passed_over,
+        capabilities=None if file is None else str(file),
+        forms=tuple(form for form in FORMS if form in device.forms),
         trials=trials,
         problems=tuple(problems),
         advice=GET_STARTED if device.name == "simulator" and not problems else None,
@@ -235,6 +242,9 @@ def lines(found: Report) -> Iterator[tuple[str, str]]:
     for reason in found.passed_over:
         yield "passed over", reason
     yield "device=auto takes", found.auto
+    none = "none is needed" if found.auto == "simulator" else "none: `python -m delegate probe` makes one"
+    yield "capability file", found.capabilities or none
+    yield "unproven forms", f"{len(found.forms)} of {len(FORMS)} may be used"
 
 
 def print_report(found: Report, as_json: bool) -> None:
