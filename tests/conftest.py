@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     seconds = 180.0 if os.environ.get("CI") else 20.0
     parser.addoption("--fuzz-seconds", type=float, default=seconds, help="time for random graphs (tests/test_fuzz.py)")
     parser.addoption("--fuzz-seed", type=int, default=0, help="number of the first random graph")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_capability_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine's user has found out about a board changes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(scope="session")

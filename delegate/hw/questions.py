@@ -30,7 +30,9 @@ class Question:
 
     The first candidate is the one that compiler and simulator assume. ``probe``: what is run to tell them apart.
     ``forms``: those that are sound only if the first holds. ``risky``: an answer may be a hang of the core.
-    ``chained``: only a kernel that hands chains to the program controller can be asked.
+    ``chained``: only a kernel that hands chains to the program controller can be asked. ``of_vendor``: what is assumed
+    of the vendor's kernel, if that is another. ``always``: the compiler relies on the first candidate, whatever the
+    answer is.
     """
 
     name: str
@@ -41,10 +43,16 @@ class Question:
     forms: tuple[str, ...] = ()
     risky: bool = False
     chained: bool = False
+    of_vendor: str = ""
+    always: bool = False
 
     @property
     def assumed(self) -> str:
         return next(iter(self.candidates))
+
+    def assumed_with(self, kernel: str) -> str:
+        """What is assumed with a kernel, rocket or rknpu."""
+        return self.of_vendor if self.of_vendor and kernel == "rknpu" else self.assumed
 
 
 ROUNDINGS = {
@@ -242,6 +250,14 @@ PROBED = (
         "§5.6, C-20, S-228 (sibling), F-126",
         {"registers": "DST_SURF_STRIDE and SURFACE_ADD", "plane": "the size of a plane"},
         "four surfaces with gaps between them",
+        always=True,
+    ),
+    Question(
+        "short_kernels",
+        "What accumulates in channels of a whole group that have no kernel, beside a weight zero point?",
+        "S-191, C-3, §3.1, F-51",
+        {"window sum": "the weight zero point's part, like in the others", "nothing": "nothing"},
+        "20 kernels of a group of 32",
     ),
     Question(
         "written_channels",
@@ -260,7 +276,7 @@ PROBED = (
     Question(
         "pad_lanes",
         "Which byte of PAD_CON1 pads a depthwise convolution?",
-        "S-36 against programs `rus-dw_uint8`, F-30",
+        "S-36 against programs `rus-dw_uint8`, F-30, unknown 14",
         {"lowest": "the lowest", "two lanes": "odd channels among the first 32 of 64 take the second"},
         "two different bytes around a depthwise convolution",
     ),
@@ -270,6 +286,7 @@ PROBED = (
         "S-39 [source], S-84 (sibling), F-31",
         {"padding": "the padding value", "0": "zeros"},
         "a 3 x 3 convolution without padding before, whose output is as large as its input",
+        always=True,
     ),
     Question(
         "low_height",
@@ -288,6 +305,7 @@ PROBED = (
             "four": "four atoms a pixel; with three the results are wrong",
         },
         "a convolution of 48 channels with each",
+        always=True,
     ),
     Question(
         "chain_order",
@@ -302,7 +320,8 @@ PROBED = (
         "Does the kernel hear of the end of a pooling task?",
         "S-137, S-196, F-105",
         {"silent": "no: the job runs into the watchdog", "signalled": "yes"},
-        "a maximum over 2 x 2 windows, and how long the job lasts",
+        "a maximum over 2 x 2 windows, and how long the job lasts; assumed is silent with rocket, signalled with rknpu",
+        of_vendor="signalled",
     ),
     Question(
         "pooling_width",
@@ -310,6 +329,7 @@ PROBED = (
         "S-232 (sibling), F-100",
         {"yes": "yes", "no": "the results are wrong from the first column on"},
         "maxima of a row of 100 windows and of one of 160",
+        always=True,
     ),
     Question(
         "average_rounding",

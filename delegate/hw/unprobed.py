@@ -115,8 +115,8 @@ UNPROBED = (
     ),
     Unprobed(
         "untried_modes",
-        "What do burst lengths, OFFSET_PEND, DPU 0x40C4, table priorities that no program sets do?",
-        "F-91, F-106, F-108, F-118",
+        "What do bit 1 of the fire word, OFFSET_PEND, DPU 0x40C4, bursts and priorities that no program sets do?",
+        "§2.1, F-91, F-106, F-108, F-118",
         "no source says what they might do; the simulator refuses them and the compiler writes what all programs write",
     ),
     Unprobed(
@@ -124,6 +124,42 @@ UNPROBED = (
         "How far does PC fetch beyond REGISTER_AMOUNTS?",
         "§2.2, C-25, F-09",
         "any amount that reaches the fire word gives the same results; a smaller one would only hang the core",
+    ),
+    Unprobed(
+        "contradictions",
+        "What do sizes that contradict each other do, rows beyond their banks, parts of atoms, outputs that overlap?",
+        "§4, §11, F-23, F-24, F-34, F-50, F-112, F-129",
+        "garbage or a hang, whichever it is: the simulator refuses them and the compiler makes none",
+    ),
+    Unprobed(
+        "accumulator_width",
+        "How wide are the accumulators of int8?",
+        "§1 [nvdla], F-56",
+        "no kernel of 32 KiB, the largest, leaves 32 bits",
+    ),
+    Unprobed(
+        "integer_partials",
+        "Can int32 partial sums be added behind a convolution?",
+        "S-113, unknown 5",
+        "nothing uses it: the compiler cuts no layer along its input channels",
+    ),
+    Unprobed(
+        "addresses",
+        "What do addresses do that are not mapped, or no multiples of 16?",
+        "§8 [source], F-01, F-107",
+        "they would fault, or reach memory that nobody meant: no program should try, and none does",
+    ),
+    Unprobed(
+        "task_times",
+        "How long does a task take inside a chain?",
+        "unknown 15",
+        "a time is no known answer; benchmarks/ measures, `python -m delegate profile` models",
+    ),
+    Unprobed(
+        "vendor_chains",
+        "How does the vendor's kernel count the first task of a chain, and where do its three cores read their ranges?",
+        "uapi B, C-24, F-15",
+        "a question to the kernel, not to the NPU: its source answers it",
     ),
     Unprobed(
         "memory_length",

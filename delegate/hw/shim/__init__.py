@@ -29,6 +29,7 @@ environment (options win):
   TEFLON_SHIM_TIME_SCALE  factor on the kernels' own time limits (the 500 ms of the watchdog)
   TEFLON_SHIM_LOG         file for a line a call
   TEFLON_SHIM_CACHES      1: CPU and NPU see each other's bytes only where they are synchronised
+  TEFLON_SHIM_CAPABILITIES  a capability file: the silicon behaves as that board's (python -m delegate probe)
   TEFLON_SHIM_QUIET       1: nothing on stderr about jobs that the simulator refuses
 """
 

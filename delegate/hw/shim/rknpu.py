@@ -18,6 +18,7 @@ from delegate.hw.shim.memory import Buffer, Domain, Hole, top_down
 from delegate.hw.shim.npu import CORES, Chain, Core, Outcome
 from delegate.hw.shim.wire import Channel
 from delegate.hw.sim.memory import ADDRESS_LIMIT
+from delegate.hw.sim.options import Options
 
 ACTION = struct.Struct("<II")  # flags, value
 MEM_CREATE = struct.Struct("<IIQQQQiI")  # handle, flags, size, obj_addr, dma_addr, sram_size; domain, core_mask
@@ -101,10 +102,12 @@ class Rknpu:
 
     name, description, date, version = "rknpu", "RKNPU driver", "20240828", (0, 9, 8)
 
-    def __init__(self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, faults: Faults, scale: float, caches: bool, options: Options, say: Callable[[str], None]
+    ) -> None:
         self.faults, self.scale, self.caches, self.say = faults, scale, caches, say
         post = asyncio.get_running_loop().call_soon_threadsafe
-        self._cores = tuple(Core(index, post) for index in range(CORES))
+        self._cores = tuple(Core(index, post, options) for index in range(CORES))
         self._todo: tuple[list[Job], ...] = tuple([] for _ in range(CORES))
         self._current: list[Job | None] = [None] * CORES
         self._domains: dict[int, Domain] = {}

@@ -15,6 +15,7 @@ from delegate.hw.shim.faults import Faults
 from delegate.hw.shim.memory import Buffer, Domain, bottom_up
 from delegate.hw.shim.npu import CORES, Chain, Core, Outcome
 from delegate.hw.sim.memory import ADDRESS_LIMIT
+from delegate.hw.sim.options import Options
 
 CREATE = struct.Struct("<IIQQ")  # size; handle, dma_address, offset
 PREP = struct.Struct("<IIq")  # handle, reserved, absolute deadline in ns
@@ -63,10 +64,12 @@ class Rocket:
 
     name, description, date, version = "rocket", "rocket DRM", "0", (0, 0, 0)
 
-    def __init__(self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, faults: Faults, scale: float, caches: bool, options: Options, say: Callable[[str], None]
+    ) -> None:
         self.faults, self.scale, self.caches, self.say = faults, scale, caches, say
         post = asyncio.get_running_loop().call_soon_threadsafe
-        self._free = deque(Core(index, post) for index in range(CORES))  # the one that waits longest first
+        self._free = deque(Core(index, post, options) for index in range(CORES))  # the one that waits longest first
         self._queues: list[Queue] = []
         self._submitted = 0
         self.ioctls = table(

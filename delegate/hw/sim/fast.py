@@ -120,6 +120,8 @@ class FastConvolution:
             wide = np.zeros((channels, numbers[0].size))
             wide[: len(numbers)] = numbers.reshape(len(numbers), -1)
             wide += factor if isinstance(factor, int) else factor[:, None]
+            if self.plain.options.short_kernels == "nothing":
+                wide[len(numbers) :] = 0
             bound = 128.0 * float(np.abs(wide).sum(axis=1).max())
             wide = wide.T
         exact = np.float32 if bound < FLOAT_EXACT else np.float64

@@ -37,6 +37,7 @@ class Options:
     part_of_row: str = "line stride"
     row_skip: str = "behind rows"
     surface_pitch: str = "registers"
+    short_kernels: str = "window sum"
     written_channels: str = "CHANNEL"
     spare_lanes: str = "0"
     pad_lanes: str = "lowest"

@@ -167,6 +167,8 @@ class Convolution:
         if self.dpu.pend is not None:
             sums = core.window_sums(full, window, plan, depthwise)
             pended = stages.pend_factor(self.dpu.pend, scale_lane) * sums
+            if self.options.short_kernels == "nothing" and not depthwise:  # F-51
+                pended[:, len(kernels) :] = 0
         if self.options.truncation == "sum with CPEND":  # F-54
             return core.hand_over(saturate(total, bits) + pended, plan, bits)
         plan = replace(plan, truncate=0) if self.options.truncation == "nothing" else plan

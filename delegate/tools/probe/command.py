@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from delegate.errors import DeviceError, OptionError
-from delegate.hw.capabilities import SIMULATOR, Capabilities, Result, board_model, default_path, save
+from delegate.hw.capabilities import SIMULATOR, STAND_IN, Capabilities, Result, board_model, default_path, save
 from delegate.hw.device import Device, Kernel, open_device
 from delegate.hw.questions import PROBED, QUESTIONS, Question
 from delegate.hw.soc import FORMS
@@ -29,6 +29,7 @@ from delegate.tools.probe.rig import Rig
 
 NOT_ASKED = "not asked"
 NONE_OF_THEM = "none of them"
+NO_ANSWER = "no answer"
 ATTEMPTS = 3  # of the convolution that shows whether a core has recovered
 
 
@@ -163,13 +164,13 @@ def run_probe(request: Request) -> None:
 
     found = probe(request, console, keep)
     path = keep(found)
-    print_answers(chosen(request), found)
+    print_answers(chosen(request), found, request.kernel if found.device == SIMULATOR else found.device)
     for line in notes(found, path):
         Console().print(escape(line), highlight=False, soft_wrap=True)
 
 
-def print_answers(questions: Sequence[Question], found: Capabilities) -> None:
-    """A line a question."""
+def print_answers(questions: Sequence[Question], found: Capabilities, kernel: str) -> None:
+    """A line a question; ``kernel``: who starts the tasks."""
     table = Table(title=escape(f"{found.driver} on {found.board}"), title_justify="left", box=SIMPLE_HEAD)
     table.add_column("question", no_wrap=True)
     table.add_column("answer", no_wrap=True)
@@ -177,19 +178,19 @@ def print_answers(questions: Sequence[Question], found: Capabilities) -> None:
     table.add_column("", overflow="fold")
     for question in questions:
         result = found.results.get(question.name)
-        answer, fits = said(question, result)
+        answer, fits = said(question, result, kernel)
         style = None if fits == "yes" or result is None else "yellow"
         table.add_row(question.name, escape(answer), fits, escape(result.note if result else ""), style=style)
     Console().print(table)
 
 
-def said(question: Question, result: Result | None) -> tuple[str, str]:
+def said(question: Question, result: Result | None, kernel: str) -> tuple[str, str]:
     """(answer, whether it is the assumed one)."""
     if result is None:
         return NOT_ASKED, ""
     if result.verdict is None:
-        return NONE_OF_THEM, "no"
-    return result.verdict, "yes" if result.verdict == question.assumed else "no"
+        return (NONE_OF_THEM if any(output is not None for output in result.observed) else NO_ANSWER), "no"
+    return result.verdict, "yes" if result.verdict == question.assumed_with(kernel) else "no"
 
 
 def notes(found: Capabilities, path: Path | None) -> Iterator[str]:
@@ -198,17 +199,24 @@ def notes(found: Capabilities, path: Path | None) -> Iterator[str]:
     yield f"unproven forms that may be used: {len(allowed)} of {len(FORMS)}"
     for form in FORMS:
         if form not in allowed:
-            yield f"not allowed: {form} ({', '.join(doubts(form, found.verdicts))})"
+            yield f"not allowed: {form} ({'; '.join(doubts(form, found.verdicts))})"
+    for question in PROBED:
+        if question.always and found.verdicts.get(question.name, question.assumed) != question.assumed:
+            yield f"the compiler relies on another answer to {question.name}: results may be wrong; please report it"
     if path is None:
         yield "not saved; -o FILE saves the answers"
         return
     yield f"saved in {path}"
-    if found.device != SIMULATOR:
+    if found.device != SIMULATOR and found.board != STAND_IN:
         yield "please send this file to the project: it settles these questions for everybody"
-        if path != default_path(found.device, found.board):
-            yield f"to use it: TEFLON_CAPABILITIES={path}, or the option capabilities"
+    if found.device != SIMULATOR and path != default_path(found.device, found.board):
+        yield f"to use it: TEFLON_CAPABILITIES={path}, or the option capabilities"
 
 
 def doubts(form: str, verdicts: Mapping[str, str | None]) -> list[str]:
-    """The questions about a form that are not answered as assumed."""
-    return [one.name for one in PROBED if form in one.forms and verdicts.get(one.name) != one.assumed]
+    """The questions about a form that are not answered as assumed, with the answers."""
+    return [
+        f"{one.name}: {verdicts[one.name] or 'another answer' if one.name in verdicts else NOT_ASKED}"
+        for one in PROBED
+        if form in one.forms and verdicts.get(one.name) != one.assumed
+    ]

@@ -26,7 +26,8 @@ PROBED_HEAD = """\
 The first candidate is the one that is assumed, and the simulator's default; the others are its switches
 (`delegate/hw/sim/options.py`). A form that is not proven is used only if all its questions are answered as assumed.
 Questions marked *risky* may hang a core: they run last, in a process of their own, and only with `--risky`. Those
-marked *chained* can be asked only where the kernel hands chains of tasks to the NPU (`rknpu`).
+marked *chained* can be asked only where the kernel hands chains of tasks to the NPU (`rknpu`). On those marked *always*
+the compiler relies whatever the answer is; a board that answers otherwise is news.
 """
 UNPROBED_HEAD = "## Questions without a probe"
 
@@ -68,7 +69,7 @@ def lines() -> Iterator[str]:
 
 def section(question: Question) -> Iterator[str]:
     """A question with its candidates."""
-    marks = " *(risky)*" * question.risky + " *(chained)*" * question.chained
+    marks = " *(risky)*" * question.risky + " *(chained)*" * question.chained + " *(always)*" * question.always
     yield f"### `{question.name}`{marks}\n"
     yield f"{question.text} Source: {question.source}. Probe: {question.probe}.\n"
     yield "| candidate | what it does |"

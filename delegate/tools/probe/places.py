@@ -9,7 +9,7 @@ import numpy as np
 from delegate.hw.regs import CNA, DPU
 from delegate.hw.task import Place
 from delegate.tools.probe.arithmetic import SIZE, drawn
-from delegate.tools.probe.judge import HANG, WRONG, Ints, Known
+from delegate.tools.probe.judge import HANG, WRONG, Ints, Known, clipped
 from delegate.tools.probe.programs import (
     ATOM,
     GROUP,
@@ -82,6 +82,26 @@ def surface_pitch() -> Known:
     job = Job((stream(tile),), data_of(laid_out(values), weight), size)
     places = {"registers": Pitches(1, WIDTH, apart), "plane": packed(HEIGHT, WIDTH)}
     return Known((job,), {name: (laid_out(values, where, size),) for name, where in places.items()})
+
+
+def short_kernels() -> Known:
+    """The registers say 20 kernels, whose weights alone are there; bias and CHANNEL are of the whole group."""
+    count, zero_point, bias = 20, -1, 11
+    values = drawn(44, low=-3, high=3)
+    weight = diagonal()
+    tile = direct(weight, SIZE[:2], SIZE[:2], weight_zero_point=zero_point)
+    changes = {
+        CNA.WEIGHT_SIZE0: {"weight_bytes": count * GROUP},
+        CNA.WEIGHT_SIZE2: {"weight_kernels": count},
+    }
+    data = data_of(laid_out(values), weight[:count], np.full(GROUP, bias, np.int32))
+    job = Job((stream(tile, changes),), data, values.size)
+    real, part = np.arange(GROUP) < count, -zero_point * values.sum(axis=2, keepdims=True)
+    sums = {
+        "window sum": np.where(real, values + part, part),
+        "nothing": np.where(real, values + part, 0),
+    }
+    return Known((job,), {name: (laid_out(clipped(numbers + bias)),) for name, numbers in sums.items()})
 
 
 def written_channels() -> Known:

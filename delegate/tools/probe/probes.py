@@ -38,6 +38,7 @@ PROBES: Mapping[str, Callable[[], Probe]] = {
     "part_of_row": places.part_of_row,
     "row_skip": places.row_skip,
     "surface_pitch": places.surface_pitch,
+    "short_kernels": places.short_kernels,
     "written_channels": places.written_channels,
     "spare_lanes": bytewise.spare_lanes,
     "pad_lanes": places.pad_lanes,
