@@ -66,8 +66,12 @@ PROBED = (
         "norm_shift",
         "How does BN shift an integer product?",
         "S-14 measures the product alone; §5.3, F-63",
-        {**ROUNDINGS, "no shift": "not at all"},
-        "products that are halves and quarters, of both signs, behind a convolution",
+        {
+            **ROUNDINGS,
+            "narrow": "to nearest, ties to even, but products beyond 32 bits are clamped before",
+            "no shift": "not at all",
+        },
+        "products of 33 bits behind a convolution, of both signs, some of them ties",
         (NORM_SHIFT,),
     ),
     Question(
@@ -100,7 +104,7 @@ PROBED = (
             "saturates at 16 bits": "larger ones are clamped to 16 bits",
             "wraps at 16 bits": "of larger ones the low 16 bits are left",
         },
-        "operands times 2000 added to nothing",
+        "operands times 30001 added to nothing",
         (OPERAND_GAIN,),
     ),
     Question(
@@ -160,7 +164,7 @@ PROBED = (
             "BS idle": "numbers of 32 bits, but BS does nothing",
             "OUT_CVT idle": "numbers of 32 bits, but OUT_CVT only saturates",
         },
-        "a sum and a product in BS that leave int8, an operand, and a scale that brings the result back",
+        "a sum and a product in BS, an operand, both times large negative factors, and a scale that brings it all back",
         (FLYING_SCALE,),
     ),
     Question(
@@ -192,7 +196,7 @@ PROBED = (
             "by pixel": "one a pixel and channel: the mode has no effect",
             "first surface": "one number a channel, but all surfaces read the first",
         },
-        "products with an operand in which no two pixels, channels or surfaces are alike",
+        "products of 24 bits with an operand in which no two pixels, channels or surfaces are alike",
         (CHANNEL_GAIN,),
     ),
     Question(
@@ -233,7 +237,7 @@ PROBED = (
         "What leads CNA from row to row where it reads a part of each?",
         "§3.2, S-47 (row-major), F-127, F-128",
         {"line stride": "LINE_STRIDE", "width": "the width that it reads"},
-        "five columns of rows of nine, one column of rows of three",
+        "five columns of rows of nine, also with padding beside them, and one column of rows of three",
         (PART_OF_ROW,),
     ),
     Question(

@@ -52,7 +52,7 @@ def ask(name: str, options: Options) -> str | None:
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "fast"])
-@pytest.mark.parametrize(("name", "candidate"), CANDIDATES, ids="-".join)
+@pytest.mark.parametrize(("name", "candidate"), CANDIDATES)
 def test_a_switched_candidate_is_recognised(name: str, candidate: str, plain: bool) -> None:
     assert ask(name, replace(Options(plain=plain), **{name: candidate})) == candidate
 

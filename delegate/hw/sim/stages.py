@@ -101,6 +101,8 @@ def _multiply_integer(values: Ints, stage: Scaling, lane: LaneValues, options: O
     rule, shift, negative = "even", stage.shift, stage.shift_negative
     if stage.name == "BN" and options.norm_shift == "no shift":
         shift = negative = 0
+    elif stage.name == "BN" and options.norm_shift == "narrow":
+        product = saturate(product, 32)
     elif stage.name == "BN":
         rule = options.norm_shift
     shifted = round_by(product, shift, rule)

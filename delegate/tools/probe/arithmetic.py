@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from delegate.hw.layout import pack_bias_and_multipliers
-from delegate.hw.questions import QUESTIONS
+from delegate.hw.questions import QUESTIONS, ROUNDINGS
 from delegate.hw.regs import CORE
 from delegate.ir import Addend, Requantize
 from delegate.tools.probe.judge import Ints, Known, clipped, divided, wrapped
@@ -71,11 +71,21 @@ def behind(
     return Known((job,), {name: (laid_out(clipped(numbers)),) for name, numbers in candidates.items()})
 
 
+# A bias that takes sums beyond 16 bits; alone it is a tie in steps of 2**11, next to an odd or an even number.
+FAR = (np.resize([40, 41, -41, -42], GROUP) << 11) + (1 << 10)
+
+
 def norm_shift() -> Known:
-    values = every_byte()
-    rules = [name for name in QUESTIONS["norm_shift"].candidates if name != "no shift"]
-    expected = {rule: divided(3 * values, 3, rule) for rule in rules} | {"no shift": 3 * values}
-    return behind(values, expected, replace(PLAIN, norm_multiplier=3, norm_shift=3))
+    """Sums times 3 * 2**14, of which 3 / 2**11 is left."""
+    values, factor, shift = every_byte(), 3 << 14, 25
+    values[0] = 0
+    product = (127 * values + FAR) * factor
+    clamped = divided(clipped(product, 32), shift, "even")
+    expected = {"narrow": clamped, "no shift": clipped(product, 32)}
+    for rule in ROUNDINGS:
+        expected[rule] = divided(product, shift, rule)
+    run = replace(PLAIN, norm_multiplier=factor, norm_shift=shift)
+    return behind(values, expected, run, 127, FAR.astype(np.int32))
 
 
 def norm_order() -> Known:
@@ -91,7 +101,7 @@ def operand_rounding() -> Known:
 
 
 def operand_width() -> Known:
-    operand, factor, shift = every_byte(), 2000, 12
+    operand, factor, shift = every_byte(), 30001, 15
     wide = {
         "32 bits": factor * operand,
         "saturates at 16 bits": clipped(factor * operand, 16),
@@ -109,9 +119,10 @@ def operand_offset() -> Known:
 
 
 def bs_clamp() -> Known:
-    values, bias, limit, shift, last = drawn(3), 3, 60, 10, 2
+    values, factor, limit, shift, last = drawn(3), 120, 35_000, 10, 12
+    bias = np.where(np.arange(GROUP) % 2, 30_000, -3_000)
     factors = np.arange(2048, 2048 + 128 * GROUP, 128)  # two to six times 2**shift
-    total = values + bias
+    total = factor * values + bias
 
     def scaled(numbers: Ints) -> Ints:
         return divided(numbers * factors, shift, "even")
@@ -119,7 +130,7 @@ def bs_clamp() -> Known:
     clamped = {
         "behind the product": np.clip(scaled(total), 0, limit),
         "before the product": scaled(np.clip(total, 0, limit)),
-        "float limit": np.zeros_like(total),  # the bits of 60 are a float just above 0
+        "float limit": np.zeros_like(total),  # the bits of 35000 are a float just above 0
         "no limit": np.maximum(scaled(total), 0),
         "nothing": scaled(total),
     }
@@ -132,8 +143,8 @@ def bs_clamp() -> Known:
         relu=True,
         relu_limit=limit,
     )
-    records = pack_bias_and_multipliers(np.full(GROUP, bias, np.int32), factors.astype(np.int16), GROUP)
-    return behind(values, expected, run, bias=records)
+    records = pack_bias_and_multipliers(bias.astype(np.int32), factors.astype(np.int16), GROUP)
+    return behind(values, expected, run, factor, records)
 
 
 def addend_overflow() -> Known:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from delegate.hw.questions import QUESTIONS
 from delegate.hw.regs import DPU
 from delegate.ir import Elementwise, Tensor
-from delegate.tools.probe.arithmetic import SIZE, drawn, every_byte
+from delegate.tools.probe.arithmetic import FAR, SIZE, drawn, every_byte
 from delegate.tools.probe.judge import WRONG, Ints, Known, clipped, divided
 from delegate.tools.probe.programs import (
     ATOM,
@@ -60,19 +60,20 @@ def with_operand() -> Elementwise:
 
 def flying_width() -> Known:
     values, operand = drawn(6), drawn(7)
-    main = divided(7 * (values + 40), 1, "even")
+    factor, other = -29_001, -15_001
+    main, right = divided(factor * (values + 40), 1, "even"), other * operand
 
     def sent(numbers: Ints) -> Ints:
-        return divided(numbers, 3, "even") + 5
+        return divided(3 * numbers, 17, "even") + 5
 
     expected = {
-        "32 bits": sent(main + 3 * operand),
-        "8 bits": sent(clipped(clipped(main) + 3 * operand)),
-        "BS idle": sent(values + 3 * operand),
-        "OUT_CVT idle": main + 3 * operand,
+        "32 bits": sent(main + right),
+        "8 bits": sent(clipped(clipped(main) + right)),
+        "BS idle": sent(values + right),
+        "OUT_CVT idle": main + right,
     }
-    layer = replace(with_operand(), main_offset=40, main_multiplier=7, main_shift=1, operand_multiplier=3)
-    return one_job(alone(shaped(layer, 1, 3, 5), values, laid_out(operand)), expected)
+    layer = replace(with_operand(), main_offset=40, main_multiplier=factor, main_shift=1, operand_multiplier=other)
+    return one_job(alone(shaped(layer, 3, 17, 5), values, laid_out(operand)), expected)
 
 
 def operand_conversion() -> Known:
@@ -116,16 +117,17 @@ def channel_operand() -> Known:
 
 
 def gain_operand() -> Known:
-    values, atoms, shift = drawn(12), drawn(13, (OPERAND_ATOMS, ATOM)), 7
-    weight = diagonal()
+    values, atoms, shift = drawn(12), drawn(13, (OPERAND_ATOMS, ATOM)), 17
+    weight = diagonal(127)
     tile = direct(weight, SIZE[:2], SIZE[:2], replace(elementwise(SIZE).requantize, shift=shift), gain=True)
     data = {
         INPUT: laid_out(values),
         WEIGHTS: kernels(weight),
-        BIAS: np.zeros(GROUP, np.int32),
+        BIAS: FAR.astype(np.int32),
         OPERAND: atoms.astype(np.int8),
     }
-    expected = {name: divided(values * gain, shift, "even") for name, gain in read_operands(atoms).items()}
+    total = 127 * values + FAR
+    expected = {name: divided(total * gain, shift, "even") for name, gain in read_operands(atoms).items()}
     return one_job(Job((stream(tile),), data, values.size), expected)
 
 

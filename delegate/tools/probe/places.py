@@ -36,22 +36,26 @@ def data_of(features: Array, weight: Array, bias: Array = NO_BIAS, depthwise: bo
 
 
 def part_of_row() -> Known:
-    """One surface a channel group; ``atoms`` are those of memory, so that a wrong step reads others of it."""
+    """Columns of wider rows; atoms are drawn for the whole surfaces, so that a wrong step reads others of them."""
     jobs: list[Job] = []
     right: list[Array] = []
     dense: list[Array] = []
-    for height, width, pitch, left in ((4, 5, 9, 2), (8, 1, 3, 1)):
+    pad = -50
+    for height, width, pitch, left, padded in ((4, 5, 9, 2, False), (8, 1, 3, 1, False), (4, 5, 9, 2, True)):
         atoms = drawn(30 + pitch, (2, height * pitch, ATOM))
+        weight = tap(0, 0, GROUP) if padded else diagonal()
+        padding = (1, 1) if padded else (0, 0)
         tile = replace(
-            direct(diagonal(), (height, width), (height, width)),
+            direct(weight, (height, width), (height, width), padding=padding, padding_value=pad),
             input_pitch=pitch,
             input_surface=height * pitch,
             feature=Place(INPUT, left * ATOM),
         )
-        jobs.append(Job((stream(tile),), data_of(atoms.astype(np.int8), diagonal()), height * width * GROUP))
+        jobs.append(Job((stream(tile),), data_of(atoms.astype(np.int8), weight), height * width * GROUP))
         y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
         for found, step in ((right, pitch), (dense, width)):
-            found.append(laid_out(np.concatenate(atoms[:, left + y * step + x], axis=2)))
+            seen = np.concatenate(atoms[:, left + y * step + x], axis=2)
+            found.append(laid_out(moved(seen, 1, 1, np.full(GROUP, pad)) if padded else seen))
     return Known(tuple(jobs), {"line stride": tuple(right), "width": tuple(dense)})
 
 
