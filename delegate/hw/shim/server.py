@@ -18,12 +18,13 @@ from pathlib import Path
 from delegate.hw.capabilities import load
 from delegate.hw.shim.drm import Call, Driver, File, Ioctl, dispatch, failure, new_call
 from delegate.hw.shim.faults import Faults
+from delegate.hw.shim.misc import RknpuMisc
 from delegate.hw.shim.rknpu import Rknpu
 from delegate.hw.shim.rocket import Rocket
 from delegate.hw.shim.wire import IOCTL, REQUEST, Channel, Gone
 from delegate.hw.sim.options import USUAL, Options, switched
 
-NODES = {"rocket": ("accel0",), "rknpu": ("card1", "renderD129")}
+NODES = {"rocket": ("accel0",), "rknpu": ("card1", "renderD129"), "rknpu-misc": ("rknpu",)}
 BACKLOG = 128  # connections that wait to be accepted
 
 
@@ -75,6 +76,7 @@ class Server:
         makers: dict[str, Callable[[], Driver]] = {
             "rocket": lambda: Rocket(self.faults, given.scale, given.caches, given.options, self.say),
             "rknpu": lambda: Rknpu(self.faults, given.scale, given.caches, given.options, self.say),
+            "rknpu-misc": lambda: RknpuMisc(self.faults, given.scale, given.caches, given.options, self.say),
         }
         self._drivers = {name: make() for name, make in makers.items()}
         self._files: set[File] = set()
@@ -118,9 +120,9 @@ class Server:
             connection, _ = listener.accept()
         except OSError:  # the client has gone, or there are no descriptors left: it will see a lost device
             return
-        driver = self._drivers["rocket" if node in NODES["rocket"] else "rknpu"]
-        peer = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        error, file = 0, File(driver, node, self._opened + 1)
+        driver = next(self._drivers[name] for name, nodes in NODES.items() if node in nodes)
+        peer, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        error, file = 0, File(driver, node, self._opened + 1, process=peer, root=user == 0)
         try:
             self.faults.call("open")
             driver.opened(file)
@@ -191,6 +193,8 @@ class Server:
             else:
                 name = f"mmap offset={argument:#x} length={length}"
                 self.faults.call("mmap")
+                if not file.driver.can_map:
+                    raise failure(errno.ENODEV)
                 buffer = file.mapping(argument, length, bool(flags & 1))
                 channel.give_descriptor(buffer.client)
         except Gone:
