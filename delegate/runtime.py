@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from delegate.compile import compile_graph
 from delegate.errors import DelegateError, DeviceError
 from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
+from delegate.hw.record import Recorder
 from delegate.hw.soc import FORMS, RK3588, SOCS, Soc, Target
 from delegate.hw.task import Program
 from delegate.ir import Graph
 from delegate.options import CACHE_OFF, Options
 
+PRIVATE = ("record", "cache_dir")  # options that a capture does not tell: they hold names of folders
 TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after half a second (S-195)
 VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 
@@ -65,13 +68,22 @@ def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
     return program, False, note
 
 
+def device_of(options: Options) -> Device:
+    """The device for a partition: the shared one, with a recorder of its own before it where the options want that."""
+    device = shared_device(options.device, options.cores, options.kernel)
+    if options.record is None:
+        return device
+    facts = {f"option {name}": value for name, value in asdict(options).items() if name not in PRIVATE}
+    return Recorder(device, Path(options.record), options.record_submits, options.record_size << 20, facts)
+
+
 class Session:
     """A partition, ready to run. May be used from any thread, by one at a time."""
 
     def __init__(self, graph: Graph, options: Options) -> None:
         self.program, self.from_cache, self.cache_note = obtain(graph, options)
         self._proofs = canary.proofs(self.program)
-        self._device = shared_device(options.device, options.cores, options.kernel)
+        self._device = device_of(options)
         self._lock = threading.Lock()
         self._memories: list[Memory] = []
         self._jobs: list[DeviceJob] = []
