@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import platformdirs
 from delegate import cache, canary
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError, DeviceError
-from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
+from delegate.hw.device import Device, DeviceJob, DeviceTask, Kernel, Memory, check_process, open_auto, open_device
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
 from delegate.hw.record import Recorder
 from delegate.hw.soc import FORMS, RK3588, SOCS, Soc, Target
@@ -29,8 +30,23 @@ PRIVATE = ("record", "cache_dir")  # options that a capture does not tell: they 
 TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after half a second (S-195)
 VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 
-shared_device = lru_cache(maxsize=None)(open_device)
-"""One device a process for each (name, cores, kernel): interpreters share it, and its cores."""
+
+@functools.cache
+def _opened(process: int, name: str, cores: int, kernel: Kernel) -> tuple[Device, tuple[str, ...]]:
+    return open_auto(cores, kernel) if name == "auto" else (open_device(name, cores, kernel), ())
+
+
+def shared_device(name: str, cores: int, kernel: Kernel) -> Device:
+    """One device a process for each (name, cores, kernel): interpreters share it, and its cores.
+
+    A forked child gets its own; raises DeviceError.
+    """
+    return _opened(os.getpid(), name, cores, kernel)[0]
+
+
+def passed_over(name: str, cores: int, kernel: Kernel) -> tuple[str, ...]:
+    """Why a shared device that is called auto is none of those before it."""
+    return _opened(os.getpid(), name, cores, kernel)[1]
 
 
 def cache_folder(options: Options) -> Path | None:
@@ -84,6 +100,7 @@ class Session:
         self.program, self.from_cache, self.cache_note = obtain(graph, options)
         self._proofs = canary.proofs(self.program)
         self._device = device_of(options)
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._memories: list[Memory] = []
         self._jobs: list[DeviceJob] = []
@@ -144,6 +161,7 @@ class Session:
 
         Raises DeviceError if the device fails; the outputs are undefined then.
         """
+        check_process(self._process, self._device.name)
         with self._lock:
             if not self._memories:
                 raise DelegateError("this session is closed")

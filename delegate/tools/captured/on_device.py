@@ -24,8 +24,7 @@ class OnDevice:
 
     def __init__(self, device: Device, replay: Replay) -> None:
         self._device, self._replay = device, replay
-        space = device.space()
-        self._memories = [device.allocate(len(region.view), space) for region in replay.memory.regions]
+        self._memories = [device.allocate(len(region.view)) for region in replay.memory.regions]
         self._places: dict[int, tuple[Memory, slice]] = {}  # by handle: memory, its bytes
         for buffer in replay.capture.buffers:
             for region, memory in zip(replay.memory.regions, self._memories, strict=True):
@@ -47,14 +46,13 @@ class OnDevice:
 
     def run(self, index: int) -> Mapping[int, Bytes]:
         """Runs a submit; the buffers by handle afterwards. Raises DeviceError."""
-        jobs = list(device_jobs(self._moved.submits[index], tuple(self._memories)))
-        if jobs:
-            self._device.wait(self._device.submit(jobs), TIMEOUT, self._memories)
+        for job in device_jobs(self._moved.submits[index], tuple(self._memories)):
+            self._device.wait(self._device.submit([job]), TIMEOUT, self._memories)
         return {handle: memory.view[at] for handle, (memory, at) in self._places.items()}
 
 
 def device_jobs(submit: CaptureSubmit, memories: tuple[Memory, ...]) -> Iterator[DeviceJob]:
-    """The jobs of a submit. They run in order, so that each may be said to write everything."""
+    """The jobs of a submit. They run one after the other, so that each may be said to write everything."""
     places = {id(task): number for number, task in enumerate(submit.tasks)}
     for starts, chains in zip(submit.starts, submit.chains, strict=True):
         if not starts:
