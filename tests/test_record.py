@@ -26,6 +26,7 @@ from delegate.hw.capture_folder import TRIM, trim
 from delegate.hw.device import DeviceJob, open_device
 from delegate.hw.record import Recorder
 from delegate.hw.rocket import Rocket
+from delegate.hw.sim.device import Simulator
 from delegate.ir import Graph
 from delegate.options import Options
 from delegate.runtime import Session
@@ -308,3 +309,20 @@ def test_zeros_at_the_end_are_left_out():
     assert trim(array).size == 2 * TRIM
     array[99] = 1
     assert trim(array).size == 100
+
+
+def test_a_device_that_fails_is_reported(record: Record, monkeypatch: pytest.MonkeyPatch):
+    """With what the simulator says all the same."""
+
+    def broken(self: Simulator, ticket: object, timeout: float, reads: Any = ()) -> None:
+        raise DeviceError("the NPU hangs", errno.ETIMEDOUT)
+
+    (image,) = images(1)
+    folder = record(image)
+    monkeypatch.setattr(Simulator, "wait", broken)
+    status, lines = replayed(folder, "--device", "simulator")
+    assert status == 1
+    assert [line.strip() for line in lines[-2:]] == [
+        "submit 0, buffer 2 on the simulator: 2048 bytes as recorded",
+        "submit 0 on device simulator: the NPU hangs",
+    ]

@@ -176,7 +176,7 @@ def report(console: Console, file: Path, request: Request) -> bool:
             console.print(f"  {line}")
     if not played.results:
         console.print("  nothing was submitted")
-    for line in map(str, played.checks):
+    for line in (*map(str, played.checks), *played.failures):
         console.print(f"  {line}")
     for line in comparison_lines(played):
         console.print(f"  {line}")
@@ -187,7 +187,7 @@ def report(console: Console, file: Path, request: Request) -> bool:
     if request.output is not None:
         write_results(played, case, request.output / (file.parent.name if file.name == STREAM else file.stem))
     agreed = all(result.agreement is None or result.agreement.verdict != "unexplained" for result in played.results)
-    same = not any(found.different for found in played.checks)
+    same = not played.failures and not any(found.different for found in played.checks)
     return agreed and same and (case is None or case.passed)
 
 

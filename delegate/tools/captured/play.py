@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from delegate.errors import ModelError
+from delegate.errors import DeviceError, ModelError
 from delegate.hw.device import Device
 from delegate.hw.task import Bytes
 from delegate.ir import Array
@@ -51,6 +51,7 @@ class Played:
     tensors: dict[int, Array] = field(default_factory=dict)  # that jobs wrote, NHWC, by index in the model
     reference: Mapping[int, Array] | None = None  # the same from TFLite's reference kernels, and all others
     checks: list[Check] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)  # of the device
 
     @property
     def errors(self) -> list[str]:
@@ -99,7 +100,11 @@ def play(
         if any(result.outcome.errors for result in results):
             played.notes.append(f"submit {index}: not run on device {device.name}, for silicon would stop")
             continue
-        got = there.run(index)
+        try:
+            got = there.run(index)
+        except DeviceError as error:
+            played.failures.append(f"submit {index} on device {device.name}: {error}")
+            continue
         others = {handle: simulated[handle] for handle in written(submit) - set(recorded)}
         for wanted, source in ((recorded, "recorded"), (others, "simulated")):
             played.checks += checks(index, f"device {device.name}", got, wanted, source)
