@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from chosen import DEVICE
 from layers import addition, convolution, feature, graph
 
@@ -12,6 +13,8 @@ from delegate.canary import proofs
 from delegate.ir import Node
 from delegate.options import Options
 from delegate.runtime import Session
+
+pytestmark = pytest.mark.device
 
 
 def test_an_output_in_the_memory_of_an_input_beside_one_that_is_written() -> None:

@@ -18,6 +18,8 @@ from generate import Rng, random_inputs, random_weights
 import delegate
 from benchmarks import harness
 
+pytestmark = pytest.mark.device
+
 Interpreters = Callable[..., Any]
 Arrays = list[np.ndarray[Any, Any]]
 KIB_PER_PAGE = 4

@@ -21,6 +21,8 @@ from delegate.partition import taken, verdicts
 from delegate.runtime import Session
 from delegate.tflite import read_model
 
+pytestmark = pytest.mark.device
+
 
 def pictures_of(plain: Any, shared: Path) -> dict[str, list[Array]]:
     """The four pictures as inputs of a model, by name."""
