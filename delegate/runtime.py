@@ -6,9 +6,11 @@ And what becomes of an invoke when the device fails: another try on a device ope
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,11 @@ from delegate.canary import Pattern
 from delegate.compile import compile_graph
 from delegate.devices import POOL
 from delegate.errors import DelegateError, DeviceError
-from delegate.hw.device import KERNELS, Device, DeviceJob, DeviceTask, Kernel, Memory, open_device
+from delegate.hw.capabilities import find
+from delegate.hw.device import KERNELS, Device, DeviceJob, DeviceTask, Kernel, Memory, check_process, open_device
 from delegate.hw.drm import take_all
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
+from delegate.hw.record import Recorder
 from delegate.hw.soc import FORMS, RK3588, SOCS, Soc, Target
 from delegate.hw.task import Program, unproven_tasks
 from delegate.ir import Graph
@@ -33,11 +37,18 @@ from delegate.options import CACHE_OFF, Options
 from delegate.recovery import OF_A_STUCK_NPU, OF_MEMORY, PASSING, REPORTS, Pause
 
 NOT_FOR_US = (errno.ENOENT, errno.EACCES, errno.EPERM)  # of a device that would need the user's hand
+PRIVATE = ("record", "cache_dir")  # options that a capture does not tell: they hold names of folders
 TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after half a second (S-195)
 VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 
 shared_device = POOL.open
-"""One device a process for each (name, cores, kernel): interpreters share it, and its cores."""
+"""See delegate.devices.Pool.open."""
+
+
+def passed_over(options: Options) -> tuple[str, ...]:
+    """Why the shared device, where it is called auto, is none of those before it."""
+    return POOL.passed_over(options.device, options.cores, options.kernel, options.capabilities)
+
 
 Arrays = Sequence[npt.NDArray[Any]]
 
@@ -51,24 +62,30 @@ def cache_folder(options: Options) -> Path | None:
 
 def target_of(options: Options) -> Target:
     """The chip as the options' device offers it, with the forms that the user allows where nobody has proven them."""
-    device = device_of(options)
+    device = present_device(options)
     forms, signals = (device.forms, device.signals_pooling) if device else (frozenset[str](), options.device == "rknpu")
     allowed = {"auto": forms, "never": frozenset[str](), "always": frozenset(FORMS)}
     return Target(RK3588, allowed[options.unproven], signals)
 
 
-def device_of(options: Options) -> Device | None:
+def present_device(options: Options) -> Device | None:
     """The options' device; None for a kernel's that fails to open, if the CPU is to stand in for it.
 
     Raises DeviceError for one that fails otherwise, that is not there, or that the user may not open.
     """
     try:
-        return shared_device(options.device, options.cores, options.kernel)
+        return shared_device(options.device, options.cores, options.kernel, options.capabilities)
     except DeviceError as error:
         if options.fallback == "error" or options.device not in KERNELS or error.errno in NOT_FOR_US:
             raise
         REPORTS.failed(options.device, error)
         return None
+
+
+def capability_file(options: Options) -> Path | None:
+    """The file that says which unproven forms may be used; None where the device or the user says so without one."""
+    device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
+    return find(device.name, options.capabilities) if options.unproven == "auto" else None
 
 
 def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
@@ -92,13 +109,27 @@ def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
     return program, False, note
 
 
-class Loaded:
-    """A program in a device's memory, ready to run, by one at a time. Whatever fails ends it, but for the simulator."""
+def recorded(device: Device, options: Options) -> Device:
+    """A device, with a recorder of its own before it where the options want that."""
+    if options.record is None:
+        return device
+    facts = {f"option {name}": value for name, value in asdict(options).items() if name not in PRIVATE}
+    return Recorder(device, Path(options.record), options.record_submits, options.record_size << 20, facts)
 
-    def __init__(self, program: Program, opened: Callable[[], Device]) -> None:
+
+class Loaded:
+    """A program in a device's memory, ready to run, by one at a time. Whatever fails ends it, but for the simulator.
+
+    ``before``: puts something before the device, a recorder.
+    """
+
+    def __init__(
+        self, program: Program, opened: Callable[[], Device], before: Callable[[Device], Device] = lambda device: device
+    ) -> None:
         self.program = program
         self._places = canary.places(program)
-        self._device = POOL.enter(opened)
+        self._shared = POOL.enter(opened)
+        self._device = before(self._shared)
         self._memories: list[Memory] = []
         self._jobs: list[DeviceJob] = []
         self._closed = False
@@ -187,10 +218,10 @@ class Loaded:
         try:
             take_all([partial(self._device.free, memory) for memory in self._memories])
         except DeviceError:
-            POOL.retire(self._device)
+            POOL.retire(self._shared)
         finally:
             self._memories = []
-            POOL.leave(self._device)
+            POOL.leave(self._shared)
 
     def abandon(self, error: BaseException) -> None:
         """Leaves a device that failed, which nobody is to take from now on; what may have stuck is reset."""
@@ -198,7 +229,7 @@ class Loaded:
             if isinstance(error, DeviceError) and error.errno in OF_A_STUCK_NPU:
                 with suppress(DeviceError):
                     self._device.reset()
-            POOL.retire(self._device)
+            POOL.retire(self._shared)
         self.close()
 
 
@@ -209,9 +240,10 @@ class Session:
         self.program, self.from_cache, self.cache_note = obtain(graph, options)
         self.unproven = unproven_tasks(self.program)
         self._options = options
-        device = device_of(options)
+        device = present_device(options)
         self._name = device.name if device else options.device
         self._wanted = options.device
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._pause = Pause()
         self._loaded: Loaded | None = None
@@ -230,6 +262,7 @@ class Session:
 
         Raises DeviceError if the device fails and the CPU is not to stand in; the outputs are as they were then.
         """
+        check_process(self._process, self._name)
         with self._lock:
             if self._closed:
                 raise DelegateError("this session is closed")
@@ -251,7 +284,7 @@ class Session:
         for pattern, last in zip(canary.patterns(), (False, True), strict=True):
             try:
                 if self._loaded is None:
-                    self._loaded = Loaded(self.program, self._open)
+                    self._loaded = Loaded(self.program, self._open, lambda device: recorded(device, self._options))
                 use(self._loaded, pattern)
                 return
             except BaseException as error:
@@ -268,7 +301,8 @@ class Session:
                     trace.say(trace.retried(self._name, str(error)))
 
     def _open(self) -> Device:
-        return shared_device(self._wanted, self._options.cores, self._options.kernel)
+        options = self._options
+        return shared_device(self._wanted, options.cores, options.kernel, options.capabilities)
 
     def _may_stand_in(self) -> bool:
         """Whether the CPU is to take over after an error; not for the simulator, which is the CPU."""

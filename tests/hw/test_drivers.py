@@ -177,3 +177,34 @@ def test_under_random_faults_results_are_right_or_errors(kernel: FakeKernel, npu
     assert 50 < right < 400
     np.testing.assert_array_equal(run(ours, data), want)
     assert (kernel.buffers, len(os.listdir("/proc/self/fd"))) == (buffers, descriptors)
+
+
+def test_interpreters_that_do_not_fit_side_by_side_take_turns(
+    kernel: FakeKernel, npu_interpreter: Interpreters, capfd: pytest.CaptureFixture[str]
+):
+    """The one that is idle gives its memory back, and loads again; the CPU need not stand in."""
+    kernel.aperture = 1 << 20  # MobileNet takes 0.7 MB of it, if tensors share memory
+    ours = [make(npu_interpreter, MODEL.read_bytes(), device=kernel.driver, verify="outputs") for _ in range(2)]
+    expected = make(npu_interpreter, MODEL.read_bytes(), unproven="never", verify="outputs")
+    for data in inputs(expected, 2):
+        wanted = run(expected, data)
+        for interpreter in ours:
+            np.testing.assert_array_equal(run(interpreter, data), wanted)
+    assert "teflon: " not in capfd.readouterr().err
+
+
+def test_the_cpu_stands_in_and_the_device_comes_back(
+    kernel: FakeKernel, npu_interpreter: Interpreters, capfd: pytest.CaptureFixture[str]
+):
+    """Two failures in a row: then the device is left alone for one invoke."""
+    ours = make(npu_interpreter, convolution(), device=kernel.driver)
+    expected = make(npu_interpreter, convolution())
+    code = SUBMIT if kernel.driver == "rocket" else NPU_SUBMIT
+    kernel.errors[code] = [errno.EINVAL] * 2
+    counts = []
+    for data in inputs(ours, 5):
+        kernel.log.clear()
+        np.testing.assert_array_equal(run(ours, data), run(expected, data))
+        counts.append(kernel.log.count(code))
+    assert counts == [1, 1, 0, 1, 1]
+    assert capfd.readouterr().err.count("teflon: ") == 1

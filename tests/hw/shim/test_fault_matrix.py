@@ -6,6 +6,7 @@ The cases of a kernel run in one process (fault_client.py); the tests look at wh
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,6 +103,14 @@ def test_results_are_right_or_errors_and_nothing_is_left(outcome: Outcome, case:
     if case.lines:
         assert outcome.lines[0].startswith(f"teflon: device {kernel} failed, the CPU computes in its place")
         assert "fallback=error" in outcome.lines[0]
+
+
+def test_the_page_lists_the_faults_of_the_matrix() -> None:
+    page = (ROOT / "docs" / "faults.md").read_text()
+    listed = {rules for rules in re.findall(r"`([^`\n]*)`", page) if re.match(r"\w+:\S*=", rules)}
+    tested = {case.rules for case in CASES if case.phase == "first" or case.rules.startswith("iova")}
+    others = {f"job:after=0=skip-task:{task}" for task in range(TASKS + 1) if task != SKIPPED}
+    assert listed == tested - others
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
