@@ -11,7 +11,7 @@ import pytest
 import tflite_writer
 from drawn_graphs import build, draw
 
-from delegate import canary
+from delegate import canary, memory
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError
 from delegate.hw.sim.device import Simulator
@@ -109,6 +109,16 @@ def test_random_graphs(tmp_path: Path) -> None:
             without += len(unproven_tasks(program))
     assert tasks > 100
     assert tasks - without > FEWEST * tasks
+
+
+def test_where_memory_would_grow_too_much_tensors_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks whose numbers others write over have no witness then, and are listed; the others' are right."""
+    monkeypatch.setattr(memory, "LARGEST_UNSHARED", 1 << 16)
+    (program,) = programs(MODEL)
+    assert watched(program) == []
+    listed = unproven_tasks(program)
+    assert 0 < len(listed) < len(program.tasks)
+    assert all(text.startswith("task ") for text in listed)
 
 
 def test_without_witnesses_tensors_share_memory() -> None:

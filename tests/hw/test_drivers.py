@@ -114,13 +114,17 @@ def convolution() -> bytes:
 
 
 @pytest.mark.parametrize("kernel", ["rocket"], indirect=True)
-def test_a_job_that_is_dropped_once_is_run_again(kernel: FakeKernel, npu_interpreter: Interpreters):
+def test_a_job_that_is_dropped_once_is_run_again(
+    kernel: FakeKernel, npu_interpreter: Interpreters, capfd: pytest.CaptureFixture[str]
+):
     """S-208c: on mainline nothing else says so; the vendor's kernel counts the tasks that ran."""
-    ours, expected = make(npu_interpreter, convolution(), device="rocket"), make(npu_interpreter, convolution())
+    ours = make(npu_interpreter, convolution(), device="rocket", debug="verbose")
+    expected = make(npu_interpreter, convolution())
     (data,) = inputs(ours, 1)
     kernel.drop = 1
     np.testing.assert_array_equal(run(ours, data), run(expected, data))
     assert kernel.log.count(SUBMIT) == 2
+    assert "teflon: device rocket is tried again: device rocket: the job ended" in capfd.readouterr().err
 
 
 def test_a_job_that_never_runs_is_an_error(kernel: FakeKernel, npu_interpreter: Interpreters):
