@@ -61,6 +61,7 @@ ROUNDINGS = {
     "floor": "down",
 }
 
+# In the order in which they are asked: what no program has done yet in any format, and so might hang, comes late.
 PROBED = (
     Question(
         "norm_shift",
@@ -188,18 +189,6 @@ PROBED = (
         },
         "an operand in which no two pixels, channels or surfaces are alike",
         (CHANNEL_OPERAND,),
-    ),
-    Question(
-        "gain_operand",
-        "How does the element-wise unit behind a convolution read an operand of data mode 0?",
-        "S-107, S-110, S-160 (fp16), F-131",
-        {
-            "by channel": "one number a channel, EW_SURF_STRIDE from surface to surface",
-            "by pixel": "one a pixel and channel: the mode has no effect",
-            "first surface": "one number a channel, but all surfaces read the first",
-        },
-        "products of 24 bits with an operand in which no two pixels, channels or surfaces are alike",
-        (CHANNEL_GAIN,),
     ),
     Question(
         "operand_register",
@@ -352,6 +341,18 @@ PROBED = (
         "S-226 (sibling), F-101, unknown 7",
         {"clamps": "it is clamped", "wraps": "its low byte is written"},
         "windows full of 127 and -128 with reciprocals one third too large",
+    ),
+    Question(
+        "gain_operand",
+        "How does the element-wise unit behind a convolution read an operand of data mode 0?",
+        "S-107, S-110, S-160 (fp16), F-131",
+        {
+            "by channel": "one number a channel, EW_SURF_STRIDE from surface to surface",
+            "by pixel": "one a pixel and channel: the mode has no effect",
+            "first surface": "one number a channel, but all surfaces read the first",
+        },
+        "products of 24 bits with an operand in which no two pixels, channels or surfaces are alike",
+        (CHANNEL_GAIN,),
     ),
     Question(
         "part_of_group",
