@@ -284,6 +284,55 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="for programs")] = 
         raise typer.Exit(1)
 
 
+@app.command()
+def probe(
+    device: Annotated[str, typer.Option(help="auto, rocket, rknpu or simulator")] = "auto",
+    kernel: Annotated[str, typer.Option(help="which kernel the simulator plays: rocket or rknpu")] = "rocket",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="file for the answers (default: the board's own, which the delegate reads)"
+        ),
+    ] = None,
+    risky: Annotated[
+        bool, typer.Option("--risky", help="ask what may hang a core too, last and in a process apart")
+    ] = False,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="only this question; repeatable")] = None,
+    like: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="the simulator behaves as the board of this capability file")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="print all questions as a page and run nothing")] = False,
+) -> None:
+    """Settles open questions about the silicon: runs small programs with known answers on the NPU, compares what they
+    write with each candidate behaviour, and writes a capability file. It takes a minute at most.
+
+    The delegate reads the board's own file: register programs that nobody had proven are then used where their answers
+    are as assumed (option unproven=auto). On the simulator the answers are what it is told to be.
+
+    Examples:
+
+    python -m delegate probe
+
+    python -m delegate probe --device rocket --risky -o my_board.json
+
+    python -m delegate probe --device simulator --kernel rknpu --only interpolation --only bs_clamp
+
+    python -m delegate probe --device simulator --like my_board.json
+
+    python -m delegate probe --list
+    """
+    from delegate.options import parse
+    from delegate.tools.probe.command import Request, run_probe
+    from delegate.tools.probe.page import write_page
+
+    if list_:
+        write_page(output)
+        return
+    given = parse({"device": device, "kernel": kernel}, {})
+    request = Request(given.device, given.kernel, output, risky, tuple(only or ()), None if like is None else str(like))
+    run_probe(request)
+
+
 def main() -> None:
     """Runs the command line; an error of ours is one line and exit status 1."""
     try:

@@ -90,14 +90,14 @@ def teflon_create(keys: Any, values: Any, count: int, report: Any) -> Any:
     try:
         given = {ffi.string(keys[i]).decode(): ffi.string(values[i]).decode() for i in range(count)}
         options = parse(given, os.environ)
-        device = shared_device(options.device, options.cores, options.kernel)
+        device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
         struct = ffi.new("TfLiteDelegate *")
         lib.teflon_set_prepare(struct)
         struct.flags = ALLOW_DYNAMIC_TENSORS | REQUIRE_PROPAGATED_SHAPES
         delegates[address(struct)] = Delegate(struct, options)
         if options.debug == "verbose":
             trace.say(trace.loaded(device.name))
-            trace.say(trace.chosen(passed_over(options.device, options.cores, options.kernel)))
+            trace.say(trace.chosen(passed_over(options)))
         return struct
     except BaseException as error:
         if report:

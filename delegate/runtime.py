@@ -18,6 +18,7 @@ import platformdirs
 from delegate import cache, canary
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError, DeviceError
+from delegate.hw.capabilities import find
 from delegate.hw.device import Device, DeviceJob, DeviceTask, Kernel, Memory, check_process, open_auto, open_device
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
 from delegate.hw.record import Recorder
@@ -32,21 +33,25 @@ VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command 
 
 
 @functools.cache
-def _opened(process: int, name: str, cores: int, kernel: Kernel) -> tuple[Device, tuple[str, ...]]:
-    return open_auto(cores, kernel) if name == "auto" else (open_device(name, cores, kernel), ())
+def _opened(
+    process: int, name: str, cores: int, kernel: Kernel, capabilities: str | None
+) -> tuple[Device, tuple[str, ...]]:
+    if name == "auto":
+        return open_auto(cores, kernel, capabilities)
+    return open_device(name, cores, kernel, capabilities), ()
 
 
-def shared_device(name: str, cores: int, kernel: Kernel) -> Device:
-    """One device a process for each (name, cores, kernel): interpreters share it, and its cores.
+def shared_device(name: str, cores: int = 1, kernel: Kernel = "rocket", capabilities: str | None = None) -> Device:
+    """One device a process for each (name, cores, kernel, capability file): interpreters share it, and its cores.
 
     A forked child gets its own; raises DeviceError.
     """
-    return _opened(os.getpid(), name, cores, kernel)[0]
+    return _opened(os.getpid(), name, cores, kernel, capabilities)[0]
 
 
-def passed_over(name: str, cores: int, kernel: Kernel) -> tuple[str, ...]:
-    """Why a shared device that is called auto is none of those before it."""
-    return _opened(os.getpid(), name, cores, kernel)[1]
+def passed_over(options: Options) -> tuple[str, ...]:
+    """Why the shared device, where it is called auto, is none of those before it."""
+    return _opened(os.getpid(), options.device, options.cores, options.kernel, options.capabilities)[1]
 
 
 def cache_folder(options: Options) -> Path | None:
@@ -58,9 +63,15 @@ def cache_folder(options: Options) -> Path | None:
 
 def target_of(options: Options) -> Target:
     """The chip as the options' device offers it, with the forms that the user allows where nobody has proven them."""
-    device = shared_device(options.device, options.cores, options.kernel)
+    device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
     allowed = {"auto": device.forms, "never": frozenset[str](), "always": frozenset(FORMS)}
     return Target(RK3588, allowed[options.unproven], device.signals_pooling)
+
+
+def capability_file(options: Options) -> Path | None:
+    """The file that says which unproven forms may be used; None where the device or the user says so without one."""
+    device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
+    return find(device.name, options.capabilities) if options.unproven == "auto" else None
 
 
 def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
@@ -86,7 +97,7 @@ def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
 
 def device_of(options: Options) -> Device:
     """The device for a partition: the shared one, with a recorder of its own before it where the options want that."""
-    device = shared_device(options.device, options.cores, options.kernel)
+    device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
     if options.record is None:
         return device
     facts = {f"option {name}": value for name, value in asdict(options).items() if name not in PRIVATE}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ def pytest_configure(config: pytest.Config) -> None:
         open_device(device).close()
     except DeviceError as error:
         raise pytest.UsageError(f"{error}; without a board: make test DEVICE={device}") from None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_capability_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine's user has found out about a board changes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(scope="session")

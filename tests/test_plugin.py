@@ -77,8 +77,8 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setattr(module, "delegates", {})
     monkeypatch.delitem(OPERATORS, "AVERAGE_POOL_2D")
     monkeypatch.setattr(module, "Session", StandIn)
-    monkeypatch.setattr(module, "shared_device", lambda name, cores, kernel: StandInDevice)
-    monkeypatch.setattr(module, "passed_over", lambda *_: ("device rocket: this is a test",))
+    monkeypatch.setattr(module, "shared_device", lambda *_: StandInDevice)
+    monkeypatch.setattr(module, "passed_over", lambda _: ("device rocket: this is a test",))
     StandIn.made, StandIn.failure = [], None
     yield module
     StandIn.failure = None  # its traceback holds the frames of the test, and these an interpreter
@@ -224,7 +224,7 @@ def test_wrong_options_are_errors(plugin: ModuleType, options: dict[str, object]
 
 
 def test_a_device_that_is_not_there_is_an_error(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str, cores: int, kernel: str) -> None:
+    def missing(name: str, *_: object) -> None:
         raise DeviceError(f"device {name} is not there")
 
     monkeypatch.setattr(plugin, "shared_device", missing)

@@ -17,11 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from delegate.errors import DelegateError, DeviceError
-from delegate.hw import drm, rknpu_interface, rocket
+from delegate.hw import capabilities, drm, rknpu_interface, rocket
 from delegate.hw.device import KERNELS, Device, open_auto
 from delegate.hw.rknpu import Rknpu
+from delegate.hw.soc import FORMS
 from delegate.ir import Graph, Node, Quant, Tensor
-from delegate.options import CACHE_OFF, Options
+from delegate.options import CACHE_OFF, Options, parse
 from delegate.runtime import Session
 
 CHIP = "rockchip,rk3588"
@@ -70,6 +71,8 @@ class Report:
     auto: str  # what device=auto takes
     auto_node: str | None  # of it: path, driver, version; None of the simulator, which has none
     passed_over: tuple[str, ...]  # why not those before it
+    capabilities: str | None  # the capability file of that device
+    forms: tuple[str, ...]  # unproven ones that it may use
     trials: dict[str, str | None]
     problems: tuple[Problem, ...]
     advice: str | None
@@ -79,7 +82,9 @@ def examine(root: Path = Path("/")) -> Report:
     """Looks at everything; ``root``: where sys and proc are."""
     compatible = tuple(read(root / "proc/device-tree/compatible").rstrip("\0").split("\0"))
     compatible = compatible if compatible != ("",) else ()
-    device, passed_over = open_auto()
+    given = parse({}, os.environ).capabilities
+    device, passed_over = open_auto(capabilities=given)
+    file = capabilities.find(device.name, given)
     node = getattr(device, "node", None)
     rates = dict(clocks(root)) or dict(asked_clock(device))
     device.close()
@@ -103,6 +108,8 @@ def examine(root: Path = Path("/")) -> Report:
         auto=device.name,
         auto_node=node and f"{node.path}, driver {node.driver} {node.version}",
         passed_over=passed_over,
+        capabilities=None if file is None else str(file),
+        forms=tuple(form for form in FORMS if form in device.forms),
         trials=trials,
         problems=tuple(problems),
         advice=GET_STARTED if device.name == "simulator" and not problems else None,
@@ -249,6 +256,9 @@ def lines(found: Report) -> Iterator[tuple[str, str]]:
         yield "passed over", reason
     reason = found.auto_node or "no NPU can be opened"
     yield "device=auto takes", f"{found.auto} ({reason})"
+    none = "none is needed" if found.auto == "simulator" else "none: `python -m delegate probe` makes one"
+    yield "capability file", found.capabilities or none
+    yield "unproven forms", f"{len(found.forms)} of {len(FORMS)} may be used"
 
 
 def print_report(found: Report, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from delegate.hw.sim.machine import Machine
 from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 from delegate.hw.task import Bytes
 from delegate.tools.capture import Capture, CaptureBuffer, CaptureError, CaptureStart, CaptureSubmit
 

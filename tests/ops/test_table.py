@@ -17,9 +17,8 @@ from benchmarks import harness
 from delegate import runtime
 from delegate.compile import compile_graph
 from delegate.errors import CompileError
-from delegate.hw.sim import passes as simulation
+from delegate.hw.sim import options as simulation
 from delegate.hw.sim.device import Simulator
-from delegate.hw.sim.lookup import Rounding
 from delegate.hw.soc import BS_CLAMP, FLYING_SCALE, NORM_SHIFT, TABLE, Target
 from delegate.ir import Elementwise, Node
 from delegate.ops import OPERATORS
@@ -260,7 +259,7 @@ def test_a_fused_activation_from_minus_1_to_1(scale: float, zero_point: int) -> 
 
 @pytest.mark.parametrize("rounding", ["even", "away", "floor"])
 @pytest.mark.parametrize("op", KERNELS)
-def test_no_doubt_about_the_silicon_matters(op: str, rounding: Rounding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_doubt_about_the_silicon_matters(op: str, rounding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the tables interpolate, and without a warning about entries of 0, flat runs or the join."""
     device = Simulator(options=simulation.Options(interpolation=rounding))
     monkeypatch.setattr(runtime, "shared_device", lambda *_: device)

@@ -18,7 +18,7 @@ from delegate.errors import DeviceError, SimulatorError
 from delegate.hw.device import KERNELS, DeviceJob, Kernel, Memory, check_job, check_process
 from delegate.hw.sim.machine import Machine
 from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 from delegate.hw.soc import FORMS, RK3588, Soc
 
 LARGEST_CORES = 3
@@ -61,7 +61,9 @@ class Simulator:
             raise DeviceError(f"simulator with kernel {kernel!r}: {' or '.join(KERNELS)}")
         self.soc = soc
         self.kernel = kernel
-        self.signals_pooling = kernel == "rknpu"  # S-137, S-196
+        told = {"signalled": True, "silent": False}
+        asked = options.pooling_interrupt if options else None
+        self.signals_pooling = told.get(asked or "", kernel == "rknpu")  # S-137, S-196
         self.memory = AddressSpace()
         self.machines = tuple(
             Machine(self.memory, soc, options, signals_pooling=self.signals_pooling) for _ in range(cores)
