@@ -37,7 +37,7 @@ from delegate.options import CACHE_OFF, Options
 from delegate.recovery import OF_A_STUCK_NPU, OF_MEMORY, PASSING, REPORTS, Pause
 
 NOT_FOR_US = (errno.ENOENT, errno.EACCES, errno.EPERM)  # of a device that would need the user's hand
-PRIVATE = ("record", "cache_dir")  # options that a capture does not tell: they hold names of folders
+PRIVATE = ("record", "cache_dir", "capabilities")  # options that a capture does not tell: they hold names of folders
 TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after half a second (S-195)
 VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 

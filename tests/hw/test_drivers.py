@@ -14,6 +14,7 @@ import pytest
 import tflite_writer
 from hw.fake_kernel import FINI_BO, MEM_SYNC, NPU_SUBMIT, PREP_BO, SUBMIT, FakeKernel
 
+from benchmarks import harness
 from delegate import runtime
 from delegate.devices import Pool
 from delegate.hw import rknpu_interface, rocket
@@ -40,6 +41,16 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fixt
     assert not fake.mappings
     pool.close()
     assert not fake.files
+
+
+@pytest.fixture
+def npu_interpreter() -> Interpreters:
+    """On the simulator, or on the device that a test names."""
+
+    def make(content: bytes, **options: str) -> Any:
+        return harness.npu_interpreter(content, **{"device": "simulator", "cache_dir": "off", **options})
+
+    return make
 
 
 def run(interpreter: Any, data: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
