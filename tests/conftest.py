@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How long random graphs are drawn: long in CI, short beside other work."""
     seconds = 180.0 if os.environ.get("CI") else 20.0
     parser.addoption("--fuzz-seconds", type=float, default=seconds, help="time for random graphs (tests/test_fuzz.py)")
-    parser.addoption("--fault-invokes", type=int, default=150, help="invokes under random faults (tests/hw/shim)")
+    parser.addoption("--fault-invokes", type=int, default=100, help="invokes under random faults (tests/hw/shim)")
     parser.addoption("--fuzz-seed", type=int, default=0, help="number of the first random graph")
     drivers = [name for name in DEVICES if name != "auto"]
     parser.addoption(

@@ -24,7 +24,7 @@ from delegate.tools import registry
 
 MODEL = registry.models_folder() / "mobilenet_digits.tflite"
 TARGET = Target(EVERY_FORM.soc, EVERY_FORM.forms, signals_pooling=True)
-SEEDS = range(14)
+SEEDS = range(10)
 FEWEST = 0.95  # share of the tasks that have a witness
 
 

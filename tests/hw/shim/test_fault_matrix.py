@@ -19,6 +19,7 @@ from hw.shim.fault_client import Outcome
 from delegate.hw.shim.faults import ERRORS
 
 LONGEST = 3600  # seconds
+ORDINARY = 100  # invokes under random faults
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 TASKS, SKIPPED = 5, 2  # of fault_client's model; one in the middle
@@ -114,16 +115,19 @@ def test_the_page_lists_the_faults_of_the_matrix() -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_whichever_call_fails(stand_in: StandIns, kernel: str) -> None:
-    """From the first open to the last close, one call each time, with every error and as the last before the end."""
+def test_whichever_call_fails(stand_in: StandIns, kernel: str, pytestconfig: pytest.Config) -> None:
+    """From the first open to the last close, one call each time: with EIO, with another error, or the device is gone.
+
+    With more than the ordinary ``--fault-invokes`` each call fails in all three ways.
+    """
     server = stand_in(**PATHS)
     (whole,) = outcomes(server, kernel, [{"rules": "", "phase": "load"}])
     assert whole.results == ["right", "right"]
     assert whole.calls > 30
     rules = []
     for number in range(1, whole.calls + 1):
-        other = f"device:{number}=lost" if number % 2 else f"call:{number}={ERRORS[number // 2 % len(ERRORS)]}"
-        rules += [f"call:{number}=EIO", other]
+        ways = [f"call:{number}=EIO", f"device:{number}=lost", f"call:{number}={ERRORS[number // 3 % len(ERRORS)]}"]
+        rules += ways if pytestconfig.getoption("--fault-invokes") > ORDINARY else [ways[number % len(ways)]]
     found = outcomes(server, kernel, [{"rules": text, "phase": "load"} for text in rules])
     assert len(found) == len(rules)
     for text, outcome in zip(rules, found, strict=True):
