@@ -71,7 +71,10 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False, divis
     split = any(len(stage) > 1 for stage in work)
     tasks, relocations, regcmd = emit([one for stage in work for core in stage for one in core], soc)
     buffers = (regcmd, *buffers[1:])
-    outputs = tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.outputs)
+    inputs, outputs = (
+        tuple(port(graph.tensors[index], memory.cubes[index]) for index in indices)
+        for indices in (graph.inputs, graph.outputs)
+    )
     jobs = jobs_of(
         work, tasks, buffers, lambda own: chains([layers[i] for i, _ in own], views, soc.largest_chain, full_chains)
     )
@@ -80,11 +83,11 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False, divis
         buffers=buffers,
         jobs=jobs,
         relocations=relocations,
-        inputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.inputs),
+        inputs=inputs,
         outputs=outputs,
         layers=tuple(Layer(layer.operator, layer.node, describe(layer)) for layer in layers),
         copies=division.cores if division is not None and own_memory and split else 1,
-        exchanges=exchanges(work, buffers, outputs) if own_memory and split else (),
+        exchanges=exchanges(work, buffers, inputs, outputs) if own_memory and split else (),
     )
 
 

@@ -21,14 +21,13 @@ HOST = 0  # the core whose copy the host writes and reads
 class Holders:
     """Which cores have the newest value of each atom: a bit for each core."""
 
-    def __init__(self, buffers: Sequence[Buffer], cores: int) -> None:
+    def __init__(self, buffers: Sequence[Buffer], inputs: Sequence[Port], cores: int) -> None:
         """Inputs are the host's, everything else is the same in all copies."""
-        everywhere = (1 << cores) - 1
-        self.atoms = [
-            np.full(divide_up(buffer.size, ATOM), 1 << HOST if buffer.role == "input" else everywhere, np.uint8)
-            for buffer in buffers
-        ]
+        self.atoms = [np.full(divide_up(buffer.size, ATOM), (1 << cores) - 1, np.uint8) for buffer in buffers]
         self._buffers, self._cores = buffers, cores
+        for port in inputs:
+            for box in boxes(port):
+                box.of(self.atoms[port.buffer])[...] = 1 << HOST
 
     def fetch(self, stage: int, core: int, lacking: Mapping[int, Atoms]) -> Iterator[Exchange]:
         """How a core gets the atoms it lacks, marked by buffer; it has them then."""
@@ -62,17 +61,24 @@ class Holders:
     def lacking_of(self, port: Port) -> dict[int, Atoms]:
         """Atoms of an output that are not in the host's copy."""
         mask = np.zeros_like(self.atoms[port.buffer])
-        images, height, width, _ = port.shape
-        for image in range(images):
-            place = Place(port.buffer, port.offset + image * port.image_bytes)
-            box = Box(place, port.surfaces, port.surface_bytes // ATOM, 1, height * width, height * width)
+        for box in boxes(port):
             box.of(mask)[...] |= box.of(self.atoms[port.buffer]) & 1 << HOST == 0
         return {port.buffer: mask}
 
 
-def exchanges(work: Sequence[Workload], buffers: Sequence[Buffer], outputs: Sequence[Port]) -> tuple[Exchange, ...]:
+def boxes(port: Port) -> Iterator[Box]:
+    """The pixels of a port's images."""
+    images, height, width, _ = port.shape
+    for image in range(images):
+        place = Place(port.buffer, port.offset + image * port.image_bytes)
+        yield Box(place, port.surfaces, port.surface_bytes // ATOM, 1, height * width, height * width)
+
+
+def exchanges(
+    work: Sequence[Workload], buffers: Sequence[Buffer], inputs: Sequence[Port], outputs: Sequence[Port]
+) -> tuple[Exchange, ...]:
     """All exchanges of a program, by stage; the last are for the outputs."""
-    holders = Holders(buffers, max(len(stage) for stage in work))
+    holders = Holders(buffers, inputs, max(len(stage) for stage in work))
     found: list[Exchange] = []
     for number, stage in enumerate(work):
         made: list[dict[int, Atoms]] = []
