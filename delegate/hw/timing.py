@@ -22,7 +22,7 @@ from delegate.hw.sim.passes import Convolution, Flying, Options
 from delegate.hw.sim.ppu import Pooling
 from delegate.hw.sim.writer import Writer
 from delegate.hw.soc import RK3588, Soc
-from delegate.hw.task import Words
+from delegate.hw.task import Program, Words
 
 Kind = Literal["convolution", "depthwise", "element-wise", "pooling"]
 ATOM_BYTES = 16
@@ -244,6 +244,7 @@ class TimedJob:
     chains: tuple[range, ...]
     core: int = 0
     stage: int = 0  # jobs of a stage run at the same time, after those of the stage before
+    cores: int | None = None  # that work in the stage and share DRAM; None: all of the board
     host: float = 0.0  # seconds that the host copies between cores before the stage
 
 
@@ -263,19 +264,36 @@ class Slot:
 def schedule(jobs: Sequence[TimedJob], board: Board) -> list[Slot]:
     """When each task runs: stage by stage; in a stage the jobs of a core in order, without a pause.
 
-    The cores of a stage share DRAM; where it is not said which jobs have a stage of their own, all have the same.
+    Where it is not said which jobs have a stage of their own, all have the same.
     """
     slots: list[Slot] = []
     barrier = 0.0
     numbered = sorted(enumerate(jobs), key=lambda item: item[1].stage)
     for _, stage in itertools.groupby(numbered, key=lambda item: item[1].stage):
         own = list(stage)
-        cores = len({job.core for _, job in own})
-        sharing = replace(board, cores=cores)
+        more = len({job.core for _, job in own}) - 1
         begin = barrier + max(job.host for _, job in own)
-        slots += stage_slots(own, sharing, begin, begin + (cores - 1) * board.core_seconds)
+        slots += stage_slots(own, board, begin, begin + more * board.core_seconds)
         barrier = max((slot.end for slot in slots), default=0.0)
     return slots
+
+
+def sharing(job: TimedJob, board: Board) -> Board:
+    """The board as a job has it: with as many cores as work at the same time."""
+    return board if job.cores is None else replace(board, cores=job.cores)
+
+
+def exchanged(program: Program, stage: int) -> tuple[int, int]:
+    """(bytes that the host and the NPU are shown, bytes that the host copies) before a stage.
+
+    Whole buffers are shown (S-200): to the host those between which it copies, to the NPU those it has copied to.
+    """
+    moves = [move for move in program.exchanges if move.stage == stage]
+    sides = {(move.buffer, core, False) for move in moves for core in (move.source, move.target)}
+    if stage < len(program.stages):  # what is for the host is not shown to the NPU
+        sides |= {(move.buffer, move.target, True) for move in moves}
+    shown = sum(program.buffers[buffer].size for buffer, _, _ in sides)
+    return shown, sum(move.stop - move.start for move in moves)
 
 
 def stage_slots(jobs: Sequence[tuple[int, TimedJob]], board: Board, begin: float, now: float) -> list[Slot]:
@@ -289,7 +307,7 @@ def stage_slots(jobs: Sequence[tuple[int, TimedJob]], board: Board, begin: float
         for index, cost in enumerate(job.costs):
             wait: Wait = "job" if index == 0 else "interrupt" if index in begins else "chain"
             start = ready + wait_seconds(wait, board)
-            end = start + task_seconds(cost, board)
+            end = start + task_seconds(cost, sharing(job, board))
             slots.append(Slot(number, index, job.core, first, wait, start, end))
             first = ready = end
         free[job.core] = ready

@@ -11,6 +11,7 @@ from rich.console import Console
 from delegate.errors import DelegateError
 from delegate.hw.device import KERNELS, Kernel
 from delegate.hw.timing import BOARDS, Board
+from delegate.options import SPLIT
 from delegate.tools.profile import page, perfetto
 from delegate.tools.profile.layers import Profile, profile
 from delegate.tools.profile.table import csv_text, print_table
@@ -41,10 +42,12 @@ def board_of(kernel: str, clock: float | None, bandwidth: float | None, cores: i
     return board if bandwidth is None else replace(board, bandwidth=1e9 * bandwidth)
 
 
-def run_profile(path: Path, board: Board, outputs: Outputs) -> None:
+def run_profile(path: Path, board: Board, split: str, outputs: Outputs) -> None:
     """Prints the table of a model, program or capture and writes the files; raises DelegateError."""
+    if split not in SPLIT:
+        raise DelegateError(f"split {split!r}: {', '.join(SPLIT)}")
     with Console(stderr=True).status(f"reading {path}"):
-        found = profile(path, board)
+        found = profile(path, board, split)
     print_table(found)
     for target, text in outputs.writers.items():
         try:
