@@ -209,6 +209,7 @@ def profile(
         str,
         typer.Option(help="an inference over the cores: auto (where it gains), always; never: one on each core"),
     ] = "auto",
+    chain: Annotated[str, typer.Option(help="safe, full: which tasks of a model are chained, as the option")] = "safe",
     csv: Annotated[Path | None, typer.Option(help="file for the layers as CSV")] = None,
     html: Annotated[Path | None, typer.Option(help="file for a page with bars and a time line")] = None,
     perfetto: Annotated[Path | None, typer.Option(help="file for a trace that ui.perfetto.dev shows")] = None,
@@ -230,7 +231,7 @@ def profile(
     """
     from delegate.tools.profile.command import Outputs, board_of, run_profile
 
-    run_profile(file, board_of(kernel, clock, bandwidth, cores), split, Outputs(csv, html, perfetto))
+    run_profile(file, board_of(kernel, clock, bandwidth, cores), split, chain, Outputs(csv, html, perfetto))
 
 
 @app.command()

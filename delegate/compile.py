@@ -66,8 +66,7 @@ def compile_graph(graph: Graph, target: Target, full_chains: bool = False, divis
     places = {index: cube.place.buffer for index, cube in memory.cubes.items()}
     work: list[Workload] = [(tuple((index, tile) for index, cut in enumerate(cutters) for tile in cut(None)),)]
     if division is not None:
-        planner = Planner(layers, cutters, views, buffers, places, soc, full_chains, division)
-        work = [planner.work(stage) for stage in planner.stages()]
+        work = Planner(layers, cutters, views, buffers, places, soc, full_chains, division).workloads()
     split = any(len(stage) > 1 for stage in work)
     tasks, relocations, regcmd = emit([one for stage in work for core in stage for one in core], soc)
     buffers = (regcmd, *buffers[1:])

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from delegate.cores import Work, Workload
+from delegate.errors import CompileError
 from delegate.footprint import ATOM, Atoms, Box, read, written
 from delegate.hw.layout import divide_up
 from delegate.hw.task import Buffer, Exchange, Place, Port
@@ -58,12 +59,30 @@ class Holders:
             marks(makes, box)[...] = 1
         return lacks, makes
 
+    def end_stage(self, made: Sequence[Mapping[int, Atoms]]) -> None:
+        """What several cores have made, all of them have."""
+        for buffer in {buffer for makes in made for buffer in makes}:
+            makers = np.zeros_like(self.atoms[buffer])
+            for core, makes in enumerate(made):
+                if buffer in makes:
+                    makers |= makes[buffer] * np.uint8(1 << core)
+            np.copyto(self.atoms[buffer], makers, where=makers != 0)
+
     def lacking_of(self, port: Port) -> dict[int, Atoms]:
         """Atoms of an output that are not in the host's copy."""
         mask = np.zeros_like(self.atoms[port.buffer])
         for box in boxes(port):
             box.of(mask)[...] |= box.of(self.atoms[port.buffer]) & 1 << HOST == 0
         return {port.buffer: mask}
+
+
+def check_independence(lacks: Sequence[Mapping[int, Atoms]], made: Sequence[Mapping[int, Atoms]]) -> None:
+    """No core may read in a stage what only others make in it; raises CompileError, which would be a bug of ours."""
+    for core, own in enumerate(lacks):
+        for other, makes in enumerate(made):
+            for buffer in own.keys() & makes.keys():
+                if other != core and np.any(own[buffer] & makes[buffer]):
+                    raise CompileError(f"core {core} reads what core {other} writes in the same stage")
 
 
 def boxes(port: Port) -> Iterator[Box]:
@@ -81,14 +100,11 @@ def exchanges(
     holders = Holders(buffers, inputs, max(len(stage) for stage in work))
     found: list[Exchange] = []
     for number, stage in enumerate(work):
-        made: list[dict[int, Atoms]] = []
-        for core, own in enumerate(stage):
-            lacks, makes = holders.lacking(core, own)
-            made.append(makes)
-            found += holders.fetch(number, core, lacks)
-        for core, makes in enumerate(made):
-            for buffer, mask in makes.items():
-                holders.atoms[buffer][mask != 0] = 1 << core
+        lacks, made = zip(*(holders.lacking(core, own) for core, own in enumerate(stage)), strict=True)
+        check_independence(lacks, made)
+        for core, own in enumerate(lacks):
+            found += holders.fetch(number, core, own)
+        holders.end_stage(made)
     for port in outputs:
         found += holders.fetch(len(work), HOST, holders.lacking_of(port))
     return tuple(found)

@@ -23,13 +23,17 @@ def slices(rows: range, count: int) -> list[range]:
     return [range(rows.start + part.start, rows.start + part.stop) for part in parts(len(rows), count)]
 
 
+Kind = Literal["rows", "channels"]
+
+
 @dataclass(frozen=True)
 class Share:
     """What one of several cores computes of a layer: rows of each image, or groups of its output channels."""
 
-    kind: Literal["rows", "channels"]
+    kind: Kind
     core: int
     cores: int
+    rows: range | None = None  # of the output, where a core computes more than its own for layers behind this one
 
     def of(self, total: int) -> range:
         """This core's part of so many rows or groups."""
@@ -42,7 +46,7 @@ def rows_of(share: Share | None, height: int, soc: Soc) -> range:
         return range(height)
     if height // share.cores < soc.line_group:
         raise CompileError(f"{height} rows are too few for {share.cores} cores")
-    return share.of(height)
+    return share.of(height) if share.rows is None else share.rows
 
 
 def channels_of(share: Share | None, channels: int, group: int, soc: Soc) -> range:

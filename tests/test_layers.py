@@ -41,6 +41,7 @@ LAYERS = {
     "hw.timing": "2b",
     "hw.turns": "2b",
     "ops.": "3",
+    "bands": "4",
     "chains": "4",
     "cores": "4",
     "cost": "4",

@@ -286,11 +286,12 @@ def sharing(job: TimedJob, board: Board) -> Board:
 def exchanged(program: Program, stage: int) -> tuple[int, int]:
     """(bytes that the host and the NPU are shown, bytes that the host copies) before a stage.
 
-    Whole buffers are shown (S-200): to the host those between which it copies, to the NPU those it has copied to.
+    Whole buffers are shown (S-200): to the host those between which it copies, unless nothing has run yet; to the NPU
+    those that the host has copied to, unless nothing runs any more.
     """
     moves = [move for move in program.exchanges if move.stage == stage]
-    sides = {(move.buffer, core, False) for move in moves for core in (move.source, move.target)}
-    if stage < len(program.stages):  # what is for the host is not shown to the NPU
+    sides = {(move.buffer, core, False) for move in moves for core in (move.source, move.target) if stage > 0}
+    if stage < len(program.stages):
         sides |= {(move.buffer, move.target, True) for move in moves}
     shown = sum(program.buffers[buffer].size for buffer, _, _ in sides)
     return shown, sum(move.stop - move.start for move in moves)

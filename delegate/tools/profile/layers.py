@@ -87,12 +87,13 @@ class Profile:
         return self.layers[self.owners[slot.job][slot.task]].title
 
 
-def profile(path: Path, board: Board, split: str = "never") -> Profile:
+def profile(path: Path, board: Board, split: str = "never", full_chains: bool = False) -> Profile:
     """Models a compiled program, a capture, or a .tflite file, which is compiled; raises DelegateError.
 
     ``split``: whether an inference is spread over the board's cores, as option split says; else each core has its own.
+    ``full_chains``: see compile_graph.
     """
-    listings, cpu = read(path, board, split)
+    listings, cpu = read(path, board, split, full_chains)
     spread = max(job.core for listing in listings for job in listing.jobs) > 0
     board = replace(board, cores=max(board.cores, *(1 + job.core for listing in listings for job in listing.jobs)))
     jobs: list[TimedJob] = []
@@ -113,7 +114,9 @@ def profile(path: Path, board: Board, split: str = "never") -> Profile:
     )
     layers = tuple(layer_time(index, title, found, len(jobs)) for index, title in enumerate(titles))
     found = replace(found, layers=layers)
-    return compared(found, profile(path, replace(board, cores=1))) if split != "never" and board.cores > 1 else found
+    if split == "never" or board.cores == 1:
+        return found
+    return compared(found, profile(path, replace(board, cores=1), full_chains=full_chains))
 
 
 def compared(found: Profile, one: Profile) -> Profile:
@@ -124,7 +127,7 @@ def compared(found: Profile, one: Profile) -> Profile:
     return replace(found, layers=tuple(layers), one_core=one.seconds)
 
 
-def read(path: Path, board: Board, split: str) -> tuple[list[Listing], int]:
+def read(path: Path, board: Board, split: str, full_chains: bool) -> tuple[list[Listing], int]:
     """(what runs, operators that stay on the CPU); a model is compiled for the board's kernel and cores."""
     try:
         head = b"" if path.is_dir() else path.open("rb").read(8)
@@ -139,7 +142,7 @@ def read(path: Path, board: Board, split: str) -> tuple[list[Listing], int]:
         raise DelegateError(f"{path}: the NPU takes none of its operators; python -m delegate explain says why")
     several = split != "never" and board.cores > 1
     division = Division(board.cores, split == "always", board.own_memory, BoardClock(board)) if several else None
-    programs = [compile_graph(part, target, division=division) for part in parts]
+    programs = [compile_graph(part, target, full_chains, division) for part in parts]
     listings = [from_program(program, f"partition {index}") for index, program in enumerate(programs)]
     return listings, len(graph.nodes) - sum(len(part.nodes) for part in parts)
 
