@@ -243,7 +243,9 @@ CAPTURES = ("ab-ppu_fp16_max_strided", "ab-ew_add_5", "rus-conv_fp16_dw-c96_12x1
 def test_the_command(tmp_path: Path) -> None:
     files = {name: tmp_path / f"out.{name}" for name in ("csv", "html", "perfetto")}
     arguments = [part for name, path in files.items() for part in (f"--{name}", str(path))]
-    ran = CliRunner().invoke(app, ["profile", str(EMBEDDED), "--clock", "200", "--cores", "2", *arguments])
+    ran = CliRunner().invoke(
+        app, ["profile", str(EMBEDDED), "--clock", "200", "--cores", "2", "--split", "never", *arguments]
+    )
     assert ran.exit_code == 0, ran.output
     assert "modelled, not measured" in ran.output
     assert "200 MHz" in ran.output
