@@ -118,6 +118,8 @@ class Planner:
                 if (first, before) not in best:
                     continue
                 for stage in candidates:
+                    if stage.kind is None and first and not before:
+                        continue  # the stage of one core before would go on
                     total = best[first, before][0] + stage.seconds + self.entering(stage, before)
                     key = (stage.layers.stop, stage.kind is not None)
                     if key not in best or total < best[key][0]:
@@ -218,9 +220,14 @@ class Planner:
         size = sum(
             self.buffers[buffer].size for buffer in {self.places[index] for index in read if index in self.places}
         )
-        copies = self.division.cores - 1
-        shown = copies if stage.layers.start == 0 else 2 * (1 + copies)  # nothing has run yet, or both ways
-        return self.division.clock.exchange(shown * size, copies * size)
+        others = self.division.cores - 1
+        if stage.layers.start == 0:
+            shown = others  # nothing has run yet that the host would have to be shown
+        elif stage.kind is None:
+            shown = others + 2
+        else:
+            shown = 2 * others + (2 if after_split else 1)
+        return self.division.clock.exchange(shown * size, others * size)
 
     def leaving(self, split: bool) -> float:
         """What the host has to do for the outputs, at most."""

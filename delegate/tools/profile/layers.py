@@ -94,13 +94,13 @@ def profile(path: Path, board: Board, split: str = "never", full_chains: bool = 
     ``full_chains``: see compile_graph.
     """
     listings, cpu = read(path, board, split, full_chains)
-    spread = max(job.core for listing in listings for job in listing.jobs) > 0
+    alone = split != "never" or any(job.core for listing in listings for job in listing.jobs)
     board = replace(board, cores=max(board.cores, *(1 + job.core for listing in listings for job in listing.jobs)))
     jobs: list[TimedJob] = []
     for listing in listings:
-        jobs += timed_jobs(listing, board, first_stage=max((job.stage + 1 for job in jobs), default=0))
+        jobs += timed_jobs(listing, board, alone, first_stage=max((job.stage + 1 for job in jobs), default=0))
     titles, owners = operations(listings)
-    cores = 1 if spread else board.cores
+    cores = 1 if alone else board.cores
     copies = [replace(job, core=core) for core in range(cores) for job in jobs] if cores > 1 else jobs
     found = Profile(
         name=str(path),
@@ -147,20 +147,19 @@ def read(path: Path, board: Board, split: str, full_chains: bool) -> tuple[list[
     return listings, len(graph.nodes) - sum(len(part.nodes) for part in parts)
 
 
-def timed_jobs(listing: Listing, board: Board, first_stage: int = 0) -> Iterator[TimedJob]:
+def timed_jobs(listing: Listing, board: Board, alone: bool = False, first_stage: int = 0) -> Iterator[TimedJob]:
     """The jobs of a listing; raises SimulatorError for a task that would not run.
 
-    Jobs that say on which core they run are alone on the board with those of their stage.
+    ``alone``: only the jobs of a stage share the board's DRAM; else all of its cores always do.
     """
     costs = iter(task_costs(task.words for task in listing.tasks))
     clock = BoardClock(board)
     stages = Counter(job.stage for job in listing.jobs)
-    spread = any(job.core for job in listing.jobs)
     for job in listing.jobs:
         if job.tasks:
             own = tuple(next(costs) for _ in job.tasks)
             stage, host = first_stage + job.stage, clock.exchange(*job.exchanged)
-            cores = stages[job.stage] if spread else None
+            cores = stages[job.stage] if alone else None
             yield TimedJob(own, chain_ranges(job), job.core, stage, cores, host)
 
 
