@@ -25,8 +25,10 @@ class RknpuMisc(Rknpu):
     has_iommu = False
     can_map = False
 
-    def __init__(self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None]) -> None:
-        super().__init__(faults, scale, caches, say)
+    def __init__(
+        self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None], strict: bool = False
+    ) -> None:
+        super().__init__(faults, scale, caches, say, strict)
         own = [ioctl for ioctl in self.ioctls.values() if ioctl.command & 0xF0 == 0x40]
         handlers = {"MEM_CREATE": self._create, "MEM_MAP": fails(errno.EINVAL), "MEM_DESTROY": self._destroy}
         self.ioctls = {

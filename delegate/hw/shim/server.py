@@ -33,6 +33,7 @@ class Settings:
     scale: float = 1.0  # of the kernels' own time limits
     log: str = ""  # a file
     quiet: bool = False  # nothing on stderr
+    strict: bool = False  # strict.py
     caches: bool = False  # the CPU sees what the NPU wrote, and the NPU what the CPU wrote, only when synchronised
 
 
@@ -43,6 +44,7 @@ def settings(environment: Mapping[str, str]) -> Settings:
         float(environment.get("TEFLON_SHIM_TIME_SCALE") or 1),
         environment.get("TEFLON_SHIM_LOG", ""),
         environment.get("TEFLON_SHIM_QUIET", "") not in ("", "0"),
+        environment.get("TEFLON_SHIM_STRICT", "") not in ("", "0"),
         environment.get("TEFLON_SHIM_CACHES", "") not in ("", "0"),
     )
 
@@ -68,9 +70,9 @@ class Server:
         self._log = open(given.log, "a", buffering=1) if given.log else None  # noqa: SIM115
         self._loop = asyncio.get_running_loop()
         makers: dict[str, Callable[[], Driver]] = {
-            "rocket": lambda: Rocket(self.faults, given.scale, given.caches, self.say),
-            "rknpu": lambda: Rknpu(self.faults, given.scale, given.caches, self.say),
-            "rknpu-misc": lambda: RknpuMisc(self.faults, given.scale, given.caches, self.say),
+            "rocket": lambda: Rocket(self.faults, given.scale, given.caches, self.say, given.strict),
+            "rknpu": lambda: Rknpu(self.faults, given.scale, given.caches, self.say, given.strict),
+            "rknpu-misc": lambda: RknpuMisc(self.faults, given.scale, given.caches, self.say, given.strict),
         }
         self._drivers = {name: make() for name, make in makers.items()}
         self._files: set[File] = set()
