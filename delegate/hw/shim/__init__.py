@@ -33,6 +33,7 @@ environment (options win):
   TEFLON_SHIM_CACHES      1: CPU and NPU see each other's bytes only where they are synchronised
   TEFLON_SHIM_STRICT      1: says once each what kernels and chip let pass in silence: buffers that no list has, that
                           were not synchronised, or that a task runs out of; programs that may hang
+  TEFLON_SHIM_CAPABILITIES  a capability file: the silicon behaves as that board's (python -m delegate probe)
   TEFLON_SHIM_QUIET       1: nothing on stderr about jobs that the simulator refuses
 """
 

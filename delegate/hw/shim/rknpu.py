@@ -19,6 +19,7 @@ from delegate.hw.shim.rknpu_jobs import Job, Object
 from delegate.hw.shim.strict import Strict, Watch
 from delegate.hw.shim.wire import Channel
 from delegate.hw.sim.memory import ADDRESS_LIMIT
+from delegate.hw.sim.options import Options
 
 ACTION = struct.Struct("<II")  # flags, value
 MEM_CREATE = struct.Struct("<IIQQQQiI")  # handle, flags, size, obj_addr, dma_addr, sram_size; domain, core_mask
@@ -54,13 +55,13 @@ class Rknpu(Driver):
     has_iommu = True
 
     def __init__(
-        self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None], strict: bool = False
+        self, faults: Faults, scale: float, caches: bool, options: Options, strict: bool, say: Callable[[str], None]
     ) -> None:
         super().__init__()
         self._strict = Strict(strict, lambda text: say(f"rknpu: {text}"), "MEM_SYNC")
         self.faults, self.scale, self.caches, self.say = faults, scale, caches, say
         post = asyncio.get_running_loop().call_soon_threadsafe
-        self._cores = tuple(Core(index, post) for index in range(CORES))
+        self._cores = tuple(Core(index, post, options) for index in range(CORES))
         self._todo: tuple[list[Job], ...] = tuple([] for _ in range(CORES))
         self._current: list[Job | None] = [None] * CORES
         self._domains: dict[int, Domain] = {}

@@ -17,6 +17,7 @@ from delegate.hw.shim.memory import Buffer, Domain, bottom_up
 from delegate.hw.shim.npu import CORES, Chain, Core, Outcome
 from delegate.hw.shim.strict import Strict
 from delegate.hw.sim.memory import ADDRESS_LIMIT
+from delegate.hw.sim.options import Options
 
 CREATE = struct.Struct("<IIQQ")  # size; handle, dma_address, offset
 PREP = struct.Struct("<IIq")  # handle, reserved, absolute deadline in ns
@@ -68,14 +69,14 @@ class Rocket(Driver):
     name, description, date, version, unique = "rocket", "rocket DRM", "0", (0, 0, 0), "rknn"
 
     def __init__(
-        self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None], strict: bool = False
+        self, faults: Faults, scale: float, caches: bool, options: Options, strict: bool, say: Callable[[str], None]
     ) -> None:
         super().__init__()
         self._strict = Strict(strict, lambda text: say(f"rocket: {text}"), "FINI_BO")
         self.faults, self.scale, self.caches, self.say = faults, scale, caches, say
         self._writers: dict[Buffer, asyncio.Event] = {}  # fences of the jobs that write buffers
         post = asyncio.get_running_loop().call_soon_threadsafe
-        self._free = deque(Core(index, post) for index in range(CORES))  # the one that waits longest first
+        self._free = deque(Core(index, post, options) for index in range(CORES))  # the one that waits longest first
         self._queues: list[Queue] = []
         self._submitted = 0
         self.ioctls = table(

@@ -13,13 +13,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from delegate.hw.capabilities import load
 from delegate.hw.shim.drm import Call, Driver, File, Ioctl, dispatch, failure, new_call
 from delegate.hw.shim.faults import Faults
 from delegate.hw.shim.misc import RknpuMisc
 from delegate.hw.shim.rknpu import Rknpu
 from delegate.hw.shim.rocket import Rocket
 from delegate.hw.shim.wire import IOCTL, REQUEST, Channel, Gone
+from delegate.hw.sim.options import USUAL, Options, switched
 
 NODES = {"rocket": ("accel0",), "rknpu": ("card1", "renderD129"), "rknpu-misc": ("rknpu",)}
 BACKLOG = 128  # connections that wait to be accepted
@@ -35,10 +38,12 @@ class Settings:
     quiet: bool = False  # nothing on stderr
     strict: bool = False  # strict.py
     caches: bool = False  # the CPU sees what the NPU wrote, and the NPU what the CPU wrote, only when synchronised
+    options: Options = USUAL  # the silicon of the board of a capability file
 
 
 def settings(environment: Mapping[str, str]) -> Settings:
-    """Raises ValueError for a time scale that is no number."""
+    """Raises ValueError for a time scale that is no number, OptionError for a file that holds no capabilities."""
+    board = environment.get("TEFLON_SHIM_CAPABILITIES")
     return Settings(
         environment.get("TEFLON_SHIM_FAULTS", ""),
         float(environment.get("TEFLON_SHIM_TIME_SCALE") or 1),
@@ -46,6 +51,7 @@ def settings(environment: Mapping[str, str]) -> Settings:
         environment.get("TEFLON_SHIM_QUIET", "") not in ("", "0"),
         environment.get("TEFLON_SHIM_STRICT", "") not in ("", "0"),
         environment.get("TEFLON_SHIM_CACHES", "") not in ("", "0"),
+        switched(load(Path(board)).verdicts) if board else USUAL,
     )
 
 
@@ -70,9 +76,11 @@ class Server:
         self._log = open(given.log, "a", buffering=1) if given.log else None  # noqa: SIM115
         self._loop = asyncio.get_running_loop()
         makers: dict[str, Callable[[], Driver]] = {
-            "rocket": lambda: Rocket(self.faults, given.scale, given.caches, self.say, given.strict),
-            "rknpu": lambda: Rknpu(self.faults, given.scale, given.caches, self.say, given.strict),
-            "rknpu-misc": lambda: RknpuMisc(self.faults, given.scale, given.caches, self.say, given.strict),
+            "rocket": lambda: Rocket(self.faults, given.scale, given.caches, given.options, given.strict, self.say),
+            "rknpu": lambda: Rknpu(self.faults, given.scale, given.caches, given.options, given.strict, self.say),
+            "rknpu-misc": lambda: RknpuMisc(
+                self.faults, given.scale, given.caches, given.options, given.strict, self.say
+            ),
         }
         self._drivers = {name: make() for name, make in makers.items()}
         self._files: set[File] = set()
