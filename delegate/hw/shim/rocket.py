@@ -110,8 +110,8 @@ class Rocket(Driver):
 
     async def _create(self, file: File, call: Call) -> int:
         size = call.read(CREATE)[0]
-        if size == 0:
-            raise failure(errno.EINVAL)
+        if size == 0:  # nothing checks it before drm_vma_offset_add asks drm_mm for a range of no pages
+            raise failure(errno.ENOSPC)
         buffer = file.state.domain.create(size, bottom_up, self.faults.address_limit(ADDRESS_LIMIT), self.caches)
         handle, offset = file.add(buffer)
         call.write(CREATE, 0, size, handle, buffer.address, offset)
