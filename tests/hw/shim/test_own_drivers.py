@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize("device", ["rocket", "rknpu"])
 def test_the_demonstration_says_what_the_simulator_says(stand_in, device, caches):
     """With caches a forgotten synchronisation would show; no buffer is made after the first invoke."""
-    server = stand_in(TEFLON_SHIM_CACHES=caches, TEFLON_CACHE_DIR="off")
+    server = stand_in(TEFLON_SHIM_CACHES=caches, TEFLON_SHIM_STRICT="1", TEFLON_CACHE_DIR="off")
     command = [sys.executable, "classification.py", "--runs", "3", "--device"]
     seen = [server.run([*command, name], cwd=ROOT).stdout.splitlines() for name in (device, "simulator")]
     labels = [[line for line in lines if line[:1].isdigit()] for lines in seen]
@@ -23,6 +23,7 @@ def test_the_demonstration_says_what_the_simulator_says(stand_in, device, caches
     calls = [line for line in server.lines() if "#1 " in line]
     submits = [index for index, line in enumerate(calls) if " SUBMIT " in line]
     assert len(submits) >= 3
+    assert not [line for line in server.lines() if line.startswith("# ")], "strict mode has nothing to say"
     steady = calls[submits[0] : submits[-1]]
     assert not [
         line for line in steady if "CREATE" in line or "mmap" in line or "DESTROY" in line or "GEM_CLOSE" in line
