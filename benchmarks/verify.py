@@ -36,7 +36,7 @@ PROVEN = Target(RK3588)
 def synchronized(program: Program) -> list[int]:
     """Bytes of each buffer that is shown to the NPU before a run, or to the host behind it."""
     ports = [{port.buffer for port in ports} for ports in (program.inputs, program.outputs)]
-    reads = {*canary.places(program), *ports[1]}
+    reads = {*canary.places(program)[1][0], *ports[1]}
     return [program.buffers[index].size for index in (*(reads | ports[0]), *reads)]
 
 

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from delegate.exchange import HOST
 from delegate.hw.task import Bytes, Port, Program
 
 Pattern = npt.NDArray[np.uint8]  # (16)
-Places = Mapping[int, npt.NDArray[np.intp]]  # numbers of atoms, by buffer
+Numbers = npt.NDArray[np.intp]  # of atoms in a buffer
+Places = Mapping[int, Numbers]  # by buffer
 ATOM = 16  # bytes
 
 
@@ -34,15 +36,28 @@ def patterns() -> tuple[Pattern, Pattern]:
     return first, ~first
 
 
-def places(program: Program) -> Places:
-    """All atoms that a pattern is put into: of the outputs that the NPU writes, and the witnesses of tasks."""
-    found: dict[int, list[npt.NDArray[np.intp]]] = defaultdict(list)
-    for port in proofs(program):
-        found[port.buffer].append(last_atoms(port))
-    for place in program.witnesses:
+def places(program: Program) -> tuple[tuple[Places, ...], tuple[Places, ...]]:
+    """(atoms that a pattern is put into, those that tell of a run), for each copy of the program's buffers.
+
+    Outputs are looked at in the copy that the host reads, to which those of others are brought; witnesses where their
+    task writes.
+    """
+    outputs = [(port.buffer, last_atoms(port)) for port in proofs(program)]
+    copies = [job.core if program.copies > 1 else HOST for job in program.jobs for _ in job.tasks]
+    own: list[list[tuple[int, Numbers]]] = [[] for _ in range(program.copies)]
+    for copy, place in zip(copies, program.witnesses, strict=False):
         if place is not None:
-            found[place.buffer].append(np.array([place.offset // ATOM]))
-    return {buffer: np.unique(np.concatenate(atoms)) for buffer, atoms in sorted(found.items())}
+            own[copy].append((place.buffer, np.array([place.offset // ATOM])))
+    armed = tuple(by_buffer([*outputs, *witnesses]) for witnesses in own)
+    return armed, (armed[HOST], *(by_buffer(witnesses) for witnesses in own[HOST + 1 :]))
+
+
+def by_buffer(found: Iterable[tuple[int, Numbers]]) -> Places:
+    """Numbers of atoms put together by buffer, each once."""
+    gathered: dict[int, list[Numbers]] = defaultdict(list)
+    for buffer, numbers in found:
+        gathered[buffer].append(numbers)
+    return {buffer: np.unique(np.concatenate(own)) for buffer, own in sorted(gathered.items())}
 
 
 def proofs(program: Program) -> list[Port]:
@@ -61,7 +76,7 @@ def overlap(a: Port, b: Port) -> bool:
     return a.buffer == b.buffer and a.offset < ends[1] and b.offset < ends[0]
 
 
-def last_atoms(port: Port) -> npt.NDArray[np.intp]:
+def last_atoms(port: Port) -> Numbers:
     """Numbers of the last atoms of all rows of all surfaces of all images."""
     images, height, width, _ = port.shape
     counts, pitches = (images, port.surfaces, height), (port.image_bytes, port.surface_bytes, width * ATOM)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -23,15 +24,18 @@ import platformdirs
 from delegate import cache, canary, trace
 from delegate.canary import Pattern
 from delegate.compile import compile_graph
+from delegate.cores import Division
 from delegate.devices import POOL
 from delegate.errors import DelegateError, DeviceError
+from delegate.exchange import HOST
 from delegate.hw.capabilities import find
 from delegate.hw.device import KERNELS, Device, DeviceJob, DeviceTask, Kernel, Memory, check_process, open_device
 from delegate.hw.drm import take_all
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
 from delegate.hw.record import Recorder
-from delegate.hw.soc import FORMS, RK3588, SOCS, Soc, Target
-from delegate.hw.task import Program, unproven_tasks
+from delegate.hw.soc import FORMS, RK3588, SOCS, Target
+from delegate.hw.task import Exchange, Program, unproven_tasks
+from delegate.hw.timing import BOARDS, BoardClock
 from delegate.ir import Graph
 from delegate.options import CACHE_OFF, Options
 from delegate.recovery import OF_A_STUCK_NPU, OF_MEMORY, PASSING, REPORTS, Pause
@@ -82,6 +86,15 @@ def present_device(options: Options) -> Device | None:
         return None
 
 
+def division_of(options: Options) -> Division | None:
+    """How one inference may be spread over the cores of the options' device."""
+    if options.cores == 1 or options.split == "never":
+        return None
+    device = present_device(options)
+    board = BOARDS[device.kernel if device else "rknpu" if options.device == "rknpu" else "rocket"]
+    return Division(options.cores, options.split == "always", board.own_memory, BoardClock(board))
+
+
 def capability_file(options: Options) -> Path | None:
     """The file that says which unproven forms may be used; None where the device or the user says so without one."""
     device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
@@ -91,17 +104,17 @@ def capability_file(options: Options) -> Path | None:
 def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
     """(program, whether it came from the cache, why the cache could not be used)."""
     folder, full_chains, witnessed = cache_folder(options), options.chain == "full", options.verify == "tasks"
-    target = target_of(options)
+    target, division = target_of(options), division_of(options)
     if folder is None:
-        return compile_graph(graph, target, full_chains, witnessed), False, None
-    name, note = cache.key(graph, target, full_chains, witnessed), None
+        return compile_graph(graph, target, full_chains, division, witnessed), False, None
+    name, note = cache.key(graph, target, full_chains, division, witnessed), None
     try:
         program = cache.load(folder, name)
         if program is not None:
             return program, True, None
     except cache.CacheError as error:
         note = str(error)
-    program = compile_graph(graph, target, full_chains, witnessed)
+    program = compile_graph(graph, target, full_chains, division, witnessed)
     try:
         cache.store(folder, name, program, options.cache_size << 20)
     except cache.CacheError as error:
@@ -130,55 +143,53 @@ class Loaded:
         self._places = canary.places(program)
         self._shared = POOL.enter(opened)
         self._device = before(self._shared)
-        self._memories: list[Memory] = []
-        self._jobs: list[DeviceJob] = []
+        self._copies: list[list[Memory]] = []  # of all buffers: one, or one for each core
+        self._stages: list[list[DeviceJob]] = []
         self._closed = False
         try:
-            self._jobs = self._load(self.program)
+            self._load(self.program)
         except BaseException as error:
             self.abandon(error)
             raise
 
-    def _load(self, program: Program) -> list[DeviceJob]:
-        soc = SOCS[program.soc]
-        space = self._device.space()
+    @property
+    def _memories(self) -> list[Memory]:
+        """The buffers that the host fills and reads."""
+        return self._copies[HOST] if self._copies else []
+
+    def _load(self, program: Program) -> None:
+        streams = [self._place(program, space) for space in self._device.spaces(program.copies)]
+        first = 0
+        for stage in program.stages:
+            jobs = []
+            for job in stage:
+                copy = job.core if program.copies > 1 else HOST
+                jobs.append(
+                    DeviceJob(
+                        tasks=tuple(streams[copy][first : first + len(job.tasks)]),
+                        chains=job.chains,
+                        reads=tuple(self._copies[copy][index] for index in job.reads),
+                        writes=tuple(self._copies[copy][index] for index in job.writes),
+                    )
+                )
+                first += len(job.tasks)
+            self._stages.append(jobs)
+
+    def _place(self, program: Program, space: int) -> list[DeviceTask]:
+        """Puts a copy of all buffers into an address space; returns the streams there."""
+        memories: list[Memory] = []
+        self._copies.append(memories)
         for buffer in program.buffers:
             memory = self._device.allocate(buffer.size, space)
-            self._memories.append(memory)
+            memories.append(memory)
             if buffer.data is not None:
                 memory.view[: buffer.size] = buffer.data
         for port in program.inputs:
-            fill_padding(self._memories[port.buffer].view, port)
-        streams = self._write_streams(program, soc)
-        for memory, buffer in zip(self._memories, program.buffers, strict=True):
+            fill_padding(memories[port.buffer].view, port)
+        streams = write_streams(program, memories)
+        for memory, buffer in zip(memories, program.buffers, strict=True):
             if buffer.role in ("weight", "regcmd"):
                 self._device.flush(memory)
-        jobs, first = [], 0
-        for job in program.jobs:
-            jobs.append(
-                DeviceJob(
-                    tasks=tuple(streams[first : first + len(job.tasks)]),
-                    chains=job.chains,
-                    reads=tuple(self._memories[index] for index in job.reads),
-                    writes=tuple(self._memories[index] for index in job.writes),
-                )
-            )
-            first += len(job.tasks)
-        return jobs
-
-    def _write_streams(self, program: Program, soc: Soc) -> list[DeviceTask]:
-        """Writes all command streams, addresses filled in, one behind the other as the links expect them."""
-        regcmd = next(m for m, b in zip(self._memories, program.buffers, strict=True) if b.role == "regcmd")
-        words = [task.words.copy() for task in program.tasks]
-        for r in program.relocations:
-            value = self._memories[r.buffer].address + r.offset
-            keep = int(words[r.task][r.word]) & ~(VALUE_MASK << VALUE_SHIFT)
-            words[r.task][r.word] = keep | value << VALUE_SHIFT
-        offset, streams = 0, []
-        for stream in words:
-            regcmd.view[offset : offset + stream.nbytes] = stream.astype("<u8").view(np.uint8)
-            streams.append(DeviceTask(regcmd.address + offset, len(stream)))
-            offset += align(stream.nbytes, soc.stream_alignment)
         return streams
 
     def run(self, inputs: Arrays, outputs: Arrays, pattern: Pattern) -> None:
@@ -193,34 +204,59 @@ class Loaded:
             unpack_features(self._memories[port.buffer].view, port, array)
 
     def _run(self, pattern: Pattern) -> None:
-        """Submits the jobs and waits; raises DeviceError where a place that a task should have written was not."""
-        program, memories = self.program, self._memories
-        views = [memory.view for memory in memories]
-        canary.arm(views, self._places, pattern)
-        reads = [memories[index] for index in sorted({*self._places, *(port.buffer for port in program.outputs)})]
-        inputs = [memories[index] for index in sorted({port.buffer for port in program.inputs})]
-        for memory in dict.fromkeys((*inputs, *reads)):
+        """Runs all stages; raises DeviceError where a place that a task should have written was not."""
+        program, memories, (armed, proofs) = self.program, self._memories, self._places
+        views = [[memory.view for memory in copy] for copy in self._copies]
+        shown = [memories[index] for index in sorted({port.buffer for port in program.inputs})]
+        for own, copy, there in zip(views, self._copies, armed, strict=True):
+            canary.arm(own, there, pattern)
+            shown += [copy[index] for index in there]
+        for memory in dict.fromkeys(shown):
             self._device.flush(memory)
-        self._device.wait(self._device.submit(self._jobs), TIMEOUT, reads)
-        left = canary.untouched(views, self._places, pattern)
+        reads = [memories[index] for index in sorted({port.buffer for port in program.outputs})]
+        reads += [copy[index] for copy, there in zip(self._copies, proofs, strict=True) for index in there]
+        self._run_stages(list(dict.fromkeys(reads)))
+        left = sum(canary.untouched(own, there, pattern) for own, there in zip(views, proofs, strict=True))
         if left:
+            count = sum(len(numbers) for there in proofs for numbers in there.values())
             raise DeviceError(
-                f"device {self._device.name}: the job ended without writing {left} of "
-                f"{sum(map(len, self._places.values()))} places: it hung or was dropped; `dmesg` may say why"
+                f"device {self._device.name}: the job ended without writing {left} of {count} places: "
+                "it hung or was dropped; `dmesg` may say why"
             )
+
+    def _run_stages(self, reads: Sequence[Memory]) -> None:
+        """Stage by stage, with what the host copies between them; ``reads`` are shown to the host at the end."""
+        moves = {stage: list(own) for stage, own in groupby(self.program.exchanges, key=lambda move: move.stage)}
+        self._exchange(moves.get(0, ()))
+        for number, jobs in enumerate(self._stages, start=1):
+            own = moves.get(number, ())
+            copied = {self._copies[core][m.buffer]: None for m in own for core in (m.source, m.target)}
+            if number == len(self._stages):
+                copied |= dict.fromkeys(reads)
+            self._device.wait(self._device.submit(jobs), TIMEOUT, list(copied))
+            self._exchange(own)
+
+    def _exchange(self, moves: Sequence[Exchange]) -> None:
+        """Copies between the memories of cores, which the host has been shown, and shows the NPU the results."""
+        for move in moves:
+            source, target = (self._copies[core][move.buffer].view for core in (move.source, move.target))
+            target[move.start : move.stop] = source[move.start : move.stop]
+        if moves and moves[0].stage < len(self._stages):  # what is for the host alone need not be shown to the NPU
+            for memory in {self._copies[move.target][move.buffer]: None for move in moves}:
+                self._device.flush(memory)
 
     def close(self) -> None:
         """Gives the device's memory back; what cannot be given back goes with the device."""
         if self._closed:
             return
         self._closed = True
-        self._jobs = []
+        self._stages = []
         try:
-            take_all([partial(self._device.free, memory) for memory in self._memories])
+            take_all([partial(self._device.free, memory) for copy in self._copies for memory in copy])
         except DeviceError:
             POOL.retire(self._shared)
         finally:
-            self._memories = []
+            self._copies = []
             POOL.leave(self._shared)
 
     def abandon(self, error: BaseException) -> None:
@@ -311,11 +347,12 @@ class Session:
     def _stand_in(self, error: DeviceError) -> None:
         """Has the CPU take over after an error of the device; raises DeviceError if it cannot."""
         kernel: Kernel = "rknpu" if self._name == "rknpu" else "rocket"
+        cores = self._options.cores
         self._pause.failed()
         REPORTS.failed(self._name, error)
         if self._spare is None:
             try:
-                self._spare = Loaded(self.program, lambda: POOL.private(open_device("simulator", 1, kernel)))
+                self._spare = Loaded(self.program, lambda: POOL.private(open_device("simulator", cores, kernel)))
             except DeviceError as second:
                 raise DeviceError(f"{error}; nor can the CPU stand in: {second}", error.errno) from None
 
@@ -348,3 +385,19 @@ def make_room(besides: Session) -> None:
     for session in list(SESSIONS):
         if session is not besides:
             session.make_room()
+
+
+def write_streams(program: Program, memories: Sequence[Memory]) -> list[DeviceTask]:
+    """Writes all command streams, addresses filled in, one behind the other as the links expect them."""
+    regcmd = next(m for m, b in zip(memories, program.buffers, strict=True) if b.role == "regcmd")
+    words = [task.words.copy() for task in program.tasks]
+    for r in program.relocations:
+        value = memories[r.buffer].address + r.offset
+        keep = int(words[r.task][r.word]) & ~(VALUE_MASK << VALUE_SHIFT)
+        words[r.task][r.word] = keep | value << VALUE_SHIFT
+    offset, streams = 0, []
+    for stream in words:
+        regcmd.view[offset : offset + stream.nbytes] = stream.astype("<u8").view(np.uint8)
+        streams.append(DeviceTask(regcmd.address + offset, len(stream)))
+        offset += align(stream.nbytes, SOCS[program.soc].stream_alignment)
+    return streams

@@ -80,7 +80,7 @@ def watched(program: Program) -> list[str]:
     watch = Watch(program.witnesses, [memory.view for memory in loaded._memories])
     (machine,) = device.machines
     machine.observe = watch.begins
-    device.wait(device.submit(loaded._jobs), 60)
+    device.wait(device.submit(loaded._stages[0]), 60)
     watch.ended()
     watch.all_there()
     loaded.close()
