@@ -10,11 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from chosen import bare_environment
+from chosen import OUTSIDE
 
 from benchmarks import harness
 
-CLEAN = bare_environment("PYTHON")
+CLEAN = {name: value for name, value in OUTSIDE.items() if not name.startswith("PYTHON")}
 
 
 def pip(*arguments: object) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from chosen import OUTSIDE
 
 LOAD = """
 program = Program.load(sys.argv[1])
@@ -156,7 +157,7 @@ def test_the_server_leaves_with_the_command(tmp_path, way):
     text += "try:\n    os.wait()\nexcept ChildProcessError:\n    pass\n"
     text += "sys.exit(7)" if way == "ends" else "time.sleep(100)"
     command = [sys.executable, "-m", "delegate", "shim", "--log", str(log), "--", sys.executable, "-c", text]
-    client = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    client = subprocess.Popen(command, cwd=ROOT, env=OUTSIDE, stdout=subprocess.PIPE)
     assert client.stdout is not None
     assert int(client.stdout.readline()) == client.pid
     if way == "killed":
