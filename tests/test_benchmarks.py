@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tflite_writer import write
 
-from benchmarks import speed
+from benchmarks import cores, speed
 
 
 @pytest.fixture
@@ -38,3 +38,11 @@ def test_speed_of_a_small_model(model: Path, capsys: pytest.CaptureFixture[str])
     result = json.loads(capsys.readouterr().out)["models"]["small"]
     assert set(result["median_ms"]) == set(speed.COLUMNS)
     assert all(value > 0 for value in result["median_ms"].values())
+
+
+def test_the_page_of_cores_is_fresh() -> None:
+    """By the embedded model's lines; the page takes the shared models too and minutes."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "cores.md").read_text(encoding="utf-8")
+    for section, setting in zip(page.split("\n## ")[1:], cores.SETTINGS, strict=True):
+        assert section.startswith(setting.name)
+        assert cores.row(cores.MODELS[0], setting) in section.splitlines()

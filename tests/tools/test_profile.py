@@ -21,9 +21,15 @@ from benchmarks import calibration
 from benchmarks.figures import FIGURES
 from benchmarks.products import FORMS, product
 from delegate.__main__ import app, main
+from delegate.cache import serialize
+from delegate.compile import compile_graph
+from delegate.cores import Division
 from delegate.errors import DelegateError
-from delegate.hw.timing import RKNPU, ROCKET, Board, task_costs
+from delegate.hw.soc import EVERY_FORM
+from delegate.hw.timing import RKNPU, ROCKET, Board, BoardClock, task_costs
 from delegate.ops import OPERATORS
+from delegate.partition import taken
+from delegate.tflite import read_model
 from delegate.tools.profile import page, perfetto
 from delegate.tools.profile.command import board_of
 from delegate.tools.profile.layers import PARTS, Profile, profile
@@ -378,6 +384,20 @@ def test_an_inference_over_three_cores(board: Board) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(found))))
     assert [float(row["one_core_seconds"]) for row in rows] == [layer.seconds for layer in one.layers]
     assert "ms on one core" in page.html(found)
+
+
+def test_a_program_file_says_what_its_cores_do(tmp_path: Path) -> None:
+    """It is not compared with what it would be on one core, which nobody knows."""
+    (part,) = taken(read_model(EMBEDDED), EVERY_FORM)
+    division = Division(2, True, RKNPU.own_memory, BoardClock(RKNPU))
+    path = tmp_path / "two.program"
+    path.write_bytes(serialize(compile_graph(part, EVERY_FORM, division=division)))
+    found = profile(path, RKNPU, "auto")
+    assert found.one_core is None and {slot.core for slot in found.slots} == {0, 1}
+    assert found.seconds == pytest.approx(profile(EMBEDDED, replace(RKNPU, cores=2), "always").seconds)
+    lines = list(notes(found))
+    assert any("spread over 2 of 2 cores" in line for line in lines)
+    assert not any("a second" in line or "times as fast" in line for line in lines)
 
 
 def test_auto_never_makes_it_slower() -> None:

@@ -58,7 +58,7 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """One inference on each core of the board at the same time, or, with ``one_core``, one spread over all cores."""
+    """One inference on each core of the board at the same time, or one that has all cores for itself."""
 
     name: str
     board: Board
@@ -74,6 +74,11 @@ class Profile:
     def seconds(self) -> float:
         """Of one inference."""
         return max((slot.end for slot in self.slots), default=0.0) + self.gathering
+
+    @property
+    def spread(self) -> bool:
+        """Whether it is of one inference alone, perhaps on several cores."""
+        return any(job.cores is not None for job in self.jobs)
 
     @cached_property
     def boards(self) -> list[Board]:
@@ -120,8 +125,8 @@ def profile(path: Path, board: Board, split: str = "never", full_chains: bool = 
 
 
 def compared(found: Profile, one: Profile) -> Profile:
-    """A profile beside that of one core. A program file that says itself what its cores do is not compared."""
-    if [layer.title for layer in found.layers] != [layer.title for layer in one.layers]:
+    """A profile beside that of one core; a program file says itself what its cores do, and there is no other."""
+    if any(slot.core for slot in one.slots):
         return found
     layers = [replace(layer, one_core=other.seconds) for layer, other in zip(found.layers, one.layers, strict=True)]
     return replace(found, layers=tuple(layers), one_core=one.seconds)

@@ -76,7 +76,7 @@ def cells(index: int, layer: LayerTime) -> tuple[str, ...]:
 def notes(profile: Profile) -> Iterator[str]:
     """What the table does not hold, a line each."""
     board = profile.board
-    spread = profile.one_core is not None
+    spread = profile.spread
     one = [slot for slot in profile.slots if spread or slot.core == 0]
     costs = [profile.cost(slot) for slot in one]
     overhead = sum(layer.overhead for layer in profile.layers)
@@ -85,12 +85,14 @@ def notes(profile: Profile) -> Iterator[str]:
         f"{len(one)} tasks, {sum(cost.products for cost in costs):,} MAC and PPU cycles, "
         f"{sum(cost.bytes.total for cost in costs) / 1e6:.2f} MB"
     )
-    if profile.one_core is not None:
+    if spread and board.cores > 1:
         stages = len({job.stage for job in profile.jobs})
-        yield (
-            f"spread over {len({slot.core for slot in profile.slots})} of {board.cores} cores in {stages} stages: "
-            f"{profile.one_core / profile.seconds:.2f} times as fast as on one core ({1e3 * profile.one_core:.3f} ms)"
-        )
+        gain = ""
+        if profile.one_core is not None:
+            times = profile.one_core / profile.seconds
+            gain = f": {times:.2f} times as fast as on one core ({1e3 * profile.one_core:.3f} ms)"
+        used = len({slot.core for slot in profile.slots})
+        yield f"spread over {used} of {board.cores} cores in {stages} stages{gain}"
         if board.own_memory:
             copying = profile.gathering + sum({job.stage: job.host for job in profile.jobs}.values())
             yield f"the host copies between the cores' memories for {1e3 * copying:.3f} ms of it"
