@@ -46,6 +46,7 @@ from delegate.tile import Operands, tile, tile_elementwise, tile_pooling
 from delegate.witness import witnesses
 
 REGCMD, WEIGHTS, FIRST_CUBES = 0, 1, 2  # buffer numbers
+ADDRESS_LIMIT = 1 << 32  # of command words (uapi.md A.2)
 
 
 def compile_graph(
@@ -78,6 +79,9 @@ def compile_graph(
     split = any(len(stage) > 1 for stage in work)
     tasks, relocations, regcmd = emit([one for stage in work for core in stage for one in core], soc)
     buffers = (regcmd, *buffers[1:])
+    total = sum(buffer.size for buffer in buffers)
+    if total > ADDRESS_LIMIT:
+        raise CompileError(f"its buffers take {total} bytes of the {ADDRESS_LIMIT} that the NPU addresses")
     inputs, outputs = (
         tuple(port(graph.tensors[index], memory.cubes[index]) for index in indices)
         for indices in (graph.inputs, graph.outputs)

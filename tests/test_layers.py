@@ -67,6 +67,7 @@ LAYERS = {
     "build": "5",
     "context": "5",
     "devices": "5",
+    "loaded": "5",
     "matmul": "5",
     "options": "5",
     "plugin": "5",

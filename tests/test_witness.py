@@ -17,8 +17,8 @@ from delegate.errors import DelegateError
 from delegate.hw.sim.device import Simulator
 from delegate.hw.soc import EVERY_FORM, Target
 from delegate.hw.task import Bytes, Place, Program, check, unproven_tasks
+from delegate.loaded import Loaded
 from delegate.partition import partitions, verdicts
-from delegate.runtime import Loaded
 from delegate.tflite import read_model
 from delegate.tools import registry
 

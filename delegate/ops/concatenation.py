@@ -169,7 +169,7 @@ def converters_exist(node: Node, target: Target) -> bool:
             return False
         if not all(fits(part, target) for part in parts.values()):  # their room in CBUF and in a kernel
             return False
-        converted = [[tensor] for part in parts.values() for tensor in computed_inputs(part)]
+        converted = [[as_cube(tensor)] for part in parts.values() for tensor in computed_inputs(part)]
     try:
         for segment in converted:
             converter(node, segment)

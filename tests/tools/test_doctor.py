@@ -13,7 +13,7 @@ import pytest
 from hw.fake_kernel import SUBMIT, VERSION, FakeKernel
 from typer.testing import CliRunner
 
-from delegate import runtime
+from delegate import loaded, runtime
 from delegate.__main__ import app
 from delegate.devices import Pool
 from delegate.hw import drm, rknpu_interface, rocket
@@ -130,7 +130,7 @@ def test_an_npu_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_an_npu_that_computes_wrong_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(runtime, "unpack_features", lambda *_: None)
+    monkeypatch.setattr(loaded, "unpack_features", lambda *_: None)
     assert trial("simulator") == "2040 of 2048 results of a convolution are wrong"  # all but the zeros
 
 

@@ -14,8 +14,8 @@ from delegate.hw.layout import align
 from delegate.hw.soc import EVERY_FORM, SOCS
 from delegate.hw.task import Program
 from delegate.ir import Array, Graph, Node, Quant, Tensor
+from delegate.loaded import VALUE_MASK, VALUE_SHIFT
 from delegate.partition import taken
-from delegate.runtime import VALUE_MASK, VALUE_SHIFT
 from delegate.tflite import read_model
 from delegate.tools.capture import Capture, load
 from delegate.tools.mutate.subjects import PAGE, Start, Stream, Subject
