@@ -15,9 +15,9 @@ from delegate.hw.device import Kernel, Memory
 from delegate.hw.emit.product import RESULTS, Form
 from delegate.hw.soc import RK3588
 from delegate.hw.task import Bytes
-from delegate.matmul.packing import LARGEST_DEPTH, Matrix, Packing, pack, packing_of
+from delegate.matmul.packing import USUAL_DEPTH, Matrix, Packing, pack, packing_of
 from delegate.matmul.plan import bucket, equal_ranges
-from delegate.matmul.program import BIAS_BYTES, CoreProgram, compile_core
+from delegate.matmul.program import BIAS_BYTES, CoreProgram, column_shares, compile_core
 from delegate.matmul.requantization import Requantization
 from delegate.matmul.run import Loaded, Share, Slot, free, load
 from delegate.options import MOST_CORES, SHORT_DEVICES
@@ -58,9 +58,8 @@ class Matmul:
     ``b``: (K, N), fp16 or int8, K and N up to 16384. ``output``: of fp16 "float32" (the default) or "float16", of int8
     "int32" (the default) or a Requantization, which gives int8. ``device``, ``cores``, ``kernel``: as the delegate's
     options of these names. ``split``: what is divided among cores, "columns" of B or "rows" of A; the latter needs a
-    copy of B for each core. ``part_depth``: the largest K of one task, a multiple of 32; a longer one is cut, and the
-    host adds the parts in fp32 or int32 in their order. The default, 8192, cuts only where it has to; less reads B less
-    often where A is tall, and rounds fp16 sums elsewhere (docs/matmul.md).
+    copy of B for each core. ``part_depth``: the largest K of one task, a multiple of 32 up to 8192. A longer K is cut,
+    and the host adds the parts in fp32 or int32 in their order; docs/matmul.md says what that does to speed and error.
 
     May be used from any thread. Raises MatmulError for matrices or arguments that are not taken, DeviceError if the
     device is missing, fails, or has no memory left.
@@ -74,7 +73,7 @@ class Matmul:
         cores: int = 1,
         kernel: Kernel = "rocket",
         split: Split = "columns",
-        part_depth: int = LARGEST_DEPTH,
+        part_depth: int = USUAL_DEPTH,
     ) -> None:
         b = np.asarray(b)
         self._open(packing_of(b, part_depth), pack(b, part_depth), output, device, cores, kernel, split)
@@ -90,7 +89,7 @@ class Matmul:
         cores: int = 1,
         kernel: Kernel = "rocket",
         split: Split = "columns",
-        part_depth: int = LARGEST_DEPTH,
+        part_depth: int = USUAL_DEPTH,
     ) -> Self:
         """A product by a B that ``pack`` made, from a memory-mapped file for instance; ``shape``: (K, N)."""
         self = cls.__new__(cls)
@@ -138,7 +137,7 @@ class Matmul:
     def _place(self, packed: Bytes) -> None:
         """Puts B where the cores find it."""
         whole = range(self._packing.padded_columns)
-        by_column = equal_ranges(len(whole), -(-len(whole) // self._cores), self._packing.group)
+        by_column = column_shares(self._packing, self._cores)
         converts = self._form.quantizes
         bias = self._requantization.bias_of(self.shape[1]) if self._requantization and converts else None
         for columns in by_column if self._split == "columns" else [whole] * self._cores:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,13 +97,16 @@ def test_parts_of_the_depth_are_added_in_order(part_depth: int) -> None:
         assert product(a).tobytes() == wanted.astype(np.float16).tobytes()
 
 
-def test_the_largest_depth_is_cut_in_two() -> None:
+@pytest.mark.parametrize("part_depth", [2048, 8192])
+def test_the_largest_depth(part_depth: int) -> None:
     rng = np.random.default_rng(1)
     a, b = int8s(rng, (2, 16384)), int8s(rng, (16384, 33))
     wanted = a.astype(np.int32) @ b.astype(np.int32)
     run = Requantization(1e-4, 3, np.arange(33))
-    assert np.array_equal(matmul(a, b, device="simulator", cores=2), wanted)
-    assert np.array_equal(matmul(a, b, run, device="simulator"), requantized(wanted, run))
+    with Matmul(b, device="simulator", cores=2, part_depth=part_depth) as product:
+        assert np.array_equal(product(a), wanted)
+    with Matmul(b, run, "simulator", part_depth=part_depth) as product:
+        assert np.array_equal(product(a), requantized(wanted, run))
 
 
 def test_a_tall_product_is_computed_in_several_runs() -> None:
@@ -241,3 +246,17 @@ def test_memory_that_is_used_up_is_said_and_given_back(monkeypatch: pytest.Monke
         assert (product(a[:4]) == 512).all()
     assert not device.memory.regions
     device.close()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/matmul.md"])
+def test_the_example_of_a_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block of code that imports delegate.matmul; its last line's remark says what comes out."""
+    text = (Path(__file__).resolve().parents[2] / page).read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "delegate.matmul" in block]
+    monkeypatch.setenv("TEFLON_NODE", "/nowhere")  # no board
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(code.strip().splitlines()) <= 6
+    assert names["c"].dtype == np.float32
+    assert np.allclose(names["c"], names["b"].astype(np.float32).sum(axis=0), atol=1e-4)
+    assert names["c"].shape == (4, 1000)
