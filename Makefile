@@ -1,6 +1,7 @@
 # make            builds libteflon.so (and .venv, which everything runs in)
 # make classify   classifies a picture with the embedded model on the simulator
 # make test       all tests          make check   ruff, mypy, import rules
+#                 DEVICE=rocket or DEVICE=rknpu: through that driver, on the stand-in
 # make bench      measurements       make clean   removes what was built, and .venv
 # make wheels     wheels for x86-64 and aarch64 in dist/; the latter is tried under qemu-user, where that is installed
 # make clients    other people's programs on the stand-in, under qemu-user
@@ -9,6 +10,8 @@
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
+DEVICE ?= simulator
+STAND_IN = $(if $(filter-out simulator,$(DEVICE)),$(PYTHON) -m delegate shim --nodes $(DEVICE) --)
 SOURCES := $(addprefix delegate/,loader.c embed.c tflite_c_api.h bootstrap.py build.py $(addprefix hw/shim/,preload.c files.h directories.h nodes.h wire.h))
 CANDIDATES := $(PYTHON3) python3.11 python3 python3.12 python3.13 python3.14
 IS_GOOD := import sys; sys.exit(sys.version_info < (3, 11))
@@ -22,7 +25,7 @@ classify: delegate/libteflon.so
 	$(PYTHON) classification.py $(ARGUMENTS)
 
 test: delegate/libteflon.so $(VENV)/.installed-test
-	$(PYTHON) -m pytest -n auto $(ARGUMENTS)
+	$(STAND_IN) $(PYTHON) -m pytest -n auto --device $(DEVICE) $(ARGUMENTS)
 
 check: delegate/libteflon.so $(VENV)/.installed-dev
 	$(PYTHON) -m ruff check .

@@ -153,17 +153,28 @@ def replay(
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="folder for the results as .npy")] = None,
     base: Annotated[str | None, typer.Option(help="I/O address of the first buffer (default: as recorded)")] = None,
+    device: Annotated[str | None, typer.Option(help="run it there too: simulator, rocket, rknpu or auto")] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="seconds for each capture")] = 600.0,
     summary: Annotated[bool, typer.Option("--summary", help="judge all captures; -o is the Markdown file")] = False,
 ) -> None:
     """Runs captured command streams on the simulator and reports what became of each operation.
 
-    Example: python -m delegate replay ../shared/golden/mb4 --compare ../shared/models/mesa-tests/mb4.tflite
+    A capture that the delegate's option record made has the outputs too: they are compared bit for bit. With --device
+    every submit runs on that device as well, at the addresses it gives, beside the recorded outputs, or the
+    simulator's where none were recorded.
+
+    Examples:
+
+    python -m delegate replay ../shared/golden/mb4 --compare ../shared/models/mesa-tests/mb4.tflite
+
+    TEFLON_RECORD=captures python classification.py && python -m delegate replay captures
+
+    python -m delegate replay captures --device rocket
     """
     from delegate.tools.replay_command import Request, parse_address, replay_files
     from delegate.tools.replay_summary import write_summary
 
-    request = Request(compare, tuple(input or ()), output, parse_address(base), timeout)
+    request = Request(compare, tuple(input or ()), output, parse_address(base), timeout, device)
     failed = write_summary(files, output, timeout) if summary else replay_files(files, request)
     if failed:
         raise typer.Exit(1)

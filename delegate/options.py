@@ -27,6 +27,9 @@ class Options:
     partitioning: str = "all"
     min_nodes_per_partition: int = 1
     max_delegated_partitions: int = 0  # no limit
+    record: str | None = None  # folder for captures
+    record_submits: int = 3
+    record_size: int = 256  # MiB
 
     @property
     def selection(self) -> Selection:
@@ -94,6 +97,7 @@ CHAIN = ("safe", "full")
 UNPROVEN = ("auto", "never", "always")
 PARTITIONING = ("all", "cost")
 LARGEST_CACHE = 1 << 20  # MiB
+MOST_SUBMITS = 1000
 MOST_CORES = 3
 
 OPTIONS: Mapping[str, Option] = {
@@ -113,6 +117,9 @@ OPTIONS: Mapping[str, Option] = {
     "max_delegated_partitions": Option(
         "TEFLON_MAX_DELEGATED_PARTITIONS", "a number of partitions; 0 and less mean no limit", integer
     ),
+    "record": Option("TEFLON_RECORD", "a folder for captures of what the NPU gets", folder),
+    "record_submits": Option("TEFLON_RECORD_SUBMITS", f"1 to {MOST_SUBMITS}, of a partition", number(1, MOST_SUBMITS)),
+    "record_size": Option("TEFLON_RECORD_SIZE", f"1 to {LARGEST_CACHE} (MiB)", number(1, LARGEST_CACHE)),
 }
 
 

@@ -25,7 +25,7 @@ from delegate.errors import CompileError, DelegateError
 from delegate.ir import Array, Graph
 from delegate.options import Options, parse
 from delegate.partition import refusals, verdicts
-from delegate.runtime import Session, shared_device, target_of
+from delegate.runtime import Session, passed_over, shared_device, target_of
 
 OK, ERROR = 0, 1  # TfLiteStatus
 # TfLiteDelegateFlags, as upstream's Teflon sets them: a model with tensors whose size is known only while it runs is
@@ -97,6 +97,7 @@ def teflon_create(keys: Any, values: Any, count: int, report: Any) -> Any:
         delegates[address(struct)] = Delegate(struct, options)
         if options.debug == "verbose":
             trace.say(trace.loaded(device.name))
+            trace.say(trace.chosen(passed_over(options)))
         return struct
     except BaseException as error:
         if report:

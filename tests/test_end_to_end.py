@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tflite_writer
+from chosen import on_device
 from generate import Rng, random_inputs, random_weights
 
 import delegate
 from benchmarks import harness
+
+pytestmark = pytest.mark.device
 
 Interpreters = Callable[..., Any]
 Arrays = list[np.ndarray[Any, Any]]
@@ -101,7 +104,7 @@ def test_interpreters_in_threads_do_not_disturb_each_other(
     for content, images in zip(contents, inputs, strict=True):
         alone = npu_interpreter(content)
         expected.append([harness.infer(alone, image) for image in images])
-    shared = delegate.load(device="simulator", cache_dir="off")
+    shared = delegate.load(**on_device())
     barrier = threading.Barrier(len(models))
 
     def work(index: int) -> list[Arrays]:

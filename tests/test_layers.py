@@ -41,6 +41,7 @@ LAYERS = {
     "hw.rknpu": "2b",
     "hw.rknpu_interface": "2b",
     "hw.record": "2b",
+    "hw.capture_folder": "2b",
     "hw.timing": "2b",
     "ops.": "3",
     "cost": "4",

@@ -33,6 +33,9 @@ def test_every_option_can_be_given() -> None:
         "partitioning": "cost",
         "min_nodes_per_partition": "3",
         "max_delegated_partitions": "-1",
+        "record": "/tmp/captures",
+        "record_submits": "9",
+        "record_size": "10",
     }
     assert set(given) == set(OPTIONS)
     expected = Options(
@@ -48,6 +51,9 @@ def test_every_option_can_be_given() -> None:
         partitioning="cost",
         min_nodes_per_partition=3,
         max_delegated_partitions=-1,
+        record="/tmp/captures",
+        record_submits=9,
+        record_size=10,
     )
     assert parse(given, {}) == expected
     assert parse({}, {OPTIONS[name].variable: text for name, text in given.items()}) == expected

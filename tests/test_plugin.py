@@ -78,6 +78,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.delitem(OPERATORS, "AVERAGE_POOL_2D")
     monkeypatch.setattr(module, "Session", StandIn)
     monkeypatch.setattr(module, "shared_device", lambda *_: StandInDevice)
+    monkeypatch.setattr(module, "passed_over", lambda _: ("device rocket: this is a test",))
     StandIn.made, StandIn.failure = [], None
     yield module
     StandIn.failure = None  # its traceback holds the frames of the test, and these an interpreter
@@ -378,6 +379,7 @@ def test_verbose_prints_everything_in_order(
     ]
     assert said == [
         "Teflon delegate: loaded stand-in driver",
+        "teflon: device=auto passed over: device rocket: this is a test",
         "idx type            ver support     inputs",
         *compile_lines,
         *compile_lines,

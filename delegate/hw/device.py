@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
@@ -46,7 +47,7 @@ Kernel = Literal["rocket", "rknpu"]
 
 
 class Device(Protocol):
-    """Memory and jobs. All methods may be called from any thread."""
+    """Memory and jobs. All methods may be called from any thread, but not in a child that was forked later."""
 
     name: str
     forms: frozenset[str]  # forms without proof on silicon that passed their known-answer probe here (hw.soc.FORMS)
@@ -134,6 +135,17 @@ def open_auto(
             if error.errno != errno.ENOENT:
                 logging.getLogger("teflon").warning("teflon: %s; trying the next device", error)
     return open_device("simulator", cores, kernel, capabilities), tuple(reasons)
+
+
+def check_process(process: int, name: str) -> None:
+    """Raises DeviceError in a child that ``process``, which opened a device, has forked.
+
+    Its threads are not there, and its memory is the parent's.
+    """
+    if os.getpid() != process:
+        raise DeviceError(
+            f"device {name} was opened by process {process}, of which this is a fork: make a new interpreter here"
+        )
 
 
 def check_job(job: DeviceJob, index: int) -> None:

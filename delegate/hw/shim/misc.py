@@ -14,6 +14,7 @@ from delegate.hw.shim.core import exported_buffer, fails, inode
 from delegate.hw.shim.drm import Call, File, Ioctl, failure
 from delegate.hw.shim.faults import Faults
 from delegate.hw.shim.rknpu import MEM_CREATE, MEM_DESTROY, Rknpu
+from delegate.hw.sim.options import Options
 
 NON_CONTIGUOUS = 0x1
 MAGIC = 0xC0007200  # with the size of a structure and the number of a command
@@ -25,8 +26,10 @@ class RknpuMisc(Rknpu):
     has_iommu = False
     can_map = False
 
-    def __init__(self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None]) -> None:
-        super().__init__(faults, scale, caches, say)
+    def __init__(
+        self, faults: Faults, scale: float, caches: bool, options: Options, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(faults, scale, caches, options, say)
         own = [ioctl for ioctl in self.ioctls.values() if ioctl.command & 0xF0 == 0x40]
         handlers = {"MEM_CREATE": self._create, "MEM_MAP": fails(errno.EINVAL), "MEM_DESTROY": self._destroy}
         self.ioctls = {
