@@ -6,7 +6,7 @@ The functions return text and look at nothing but their arguments; ``say`` print
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from delegate.builtin_operators import SHORT_NAMES
 from delegate.ir import Graph, Node, Tensor
@@ -53,6 +53,11 @@ def extents(values: Iterable[int]) -> str:
 def loaded(device: str) -> str:
     """The line of a delegate that has found its device."""
     return f"Teflon delegate: loaded {device} driver\n"
+
+
+def chosen(reasons: Iterable[str]) -> str:
+    """Why device=auto did not take the devices before the one that it took."""
+    return "".join(f"teflon: device=auto passed over: {reason}\n" for reason in reasons)
 
 
 def support_table(nodes: Iterable[Node], refusals: Mapping[int, tuple[str, ...]]) -> str:
@@ -118,6 +123,12 @@ def compiled(seconds: float, from_cache: bool, note: str | None) -> str:
     reason = f"teflon: cache not used: {note}\n" if note else ""
     what = "loaded compiled graph from the cache" if from_cache else "compiled graph"
     return f"{reason}teflon: {what}, took {milliseconds(seconds)} ms\n"
+
+
+def left_to_cpu(nodes: Sequence[int], reason: str) -> str:
+    """That a partition which the rules allow could not be compiled."""
+    which = f"node {nodes[0]}" if len(nodes) == 1 else f"{len(nodes)} nodes, {nodes[0]} to {nodes[-1]},"
+    return f"teflon: {which} left to the CPU, for compiling failed: {reason}; please report it with the model\n"
 
 
 def invoked(seconds: float) -> str:

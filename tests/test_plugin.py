@@ -77,7 +77,8 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setattr(module, "delegates", {})
     monkeypatch.delitem(OPERATORS, "AVERAGE_POOL_2D")
     monkeypatch.setattr(module, "Session", StandIn)
-    monkeypatch.setattr(module, "shared_device", lambda name, cores, kernel: StandInDevice)
+    monkeypatch.setattr(module, "shared_device", lambda *_: StandInDevice)
+    monkeypatch.setattr(module, "passed_over", lambda _: ("device rocket: this is a test",))
     StandIn.made, StandIn.failure = [], None
     yield module
     StandIn.failure = None  # its traceback holds the frames of the test, and these an interpreter
@@ -223,7 +224,7 @@ def test_wrong_options_are_errors(plugin: ModuleType, options: dict[str, object]
 
 
 def test_a_device_that_is_not_there_is_an_error(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str, cores: int, kernel: str) -> None:
+    def missing(name: str, *_: object) -> None:
         raise DeviceError(f"device {name} is not there")
 
     monkeypatch.setattr(plugin, "shared_device", missing)
@@ -231,24 +232,43 @@ def test_a_device_that_is_not_there_is_an_error(plugin: ModuleType, monkeypatch:
         delegate.load(device="rocket")
 
 
-def test_a_graph_that_does_not_compile_is_an_error(plugin: ModuleType) -> None:
-    StandIn.failure = CompileError("layer 3 has 5 of 4 banks")
-    with pytest.raises(RuntimeError, match="teflon: layer 3 has 5 of 4 banks"):
-        interpreter(two_convolutions())
-
-
-def test_partitions_compiled_before_one_that_fails_are_closed(
-    plugin: ModuleType, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", [CompileError, KeyError])
+def test_a_graph_that_does_not_compile_stays_on_the_cpu(
+    failure: type[Exception], plugin: ModuleType, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    StandIn.failure = failure("layer 3 has 5 of 4 banks")
+    made = interpreter(two_convolutions())
+    made.invoke()
+    lines = [line for line in capfd.readouterr().err.splitlines() if "left to the CPU" in line]
+    assert len(lines) == 2 and all("layer 3 has 5 of 4 banks" in line for line in lines)
+    assert not StandIn.made
+
+
+def test_a_partition_that_does_not_compile_leaves_the_others(
+    plugin: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    attempts = []
+
     def second_fails(graph: Graph, options: Options) -> StandIn:
-        if StandIn.made:
+        attempts.append(graph)
+        if len(attempts) == 2:
             raise CompileError("the second one")
         return StandIn(graph, options)
 
     monkeypatch.setattr(plugin, "Session", second_fails)
-    with pytest.raises(RuntimeError, match="the second one"):
-        interpreter(two_convolutions())
+    made = interpreter(two_convolutions())
+    made.invoke()
+    assert len(attempts) == 2  # what is compiled is kept
+    assert capfd.readouterr().err.count("the second one") == 1
+    assert [session.closed for session in StandIn.made] == [False]
+    del made
     assert [session.closed for session in StandIn.made] == [True]
+
+
+def test_a_device_that_fails_while_compiling_is_an_error(plugin: ModuleType) -> None:
+    StandIn.failure = DeviceError("no memory left")
+    with pytest.raises(RuntimeError, match="teflon: no memory left"):
+        interpreter(two_convolutions())
 
 
 def test_a_failing_invoke_is_an_error_and_the_next_may_succeed(plugin: ModuleType) -> None:
@@ -300,16 +320,18 @@ def test_a_resized_input_is_compiled_again(plugin: ModuleType) -> None:
     del made
 
 
-def test_shapes_the_npu_refuses_go_back_to_the_cpu(plugin: ModuleType) -> None:
-    """TFLite partitions again after a change of shapes: what is refused now is not run with the old program."""
+def test_shapes_that_the_npu_refuses_are_an_error(plugin: ModuleType) -> None:
+    """What is refused now is not run with the old program, and a claimed node cannot go back to the CPU."""
     made = interpreter(two_convolutions())
-    made.resize_tensor_input(made.get_input_details()[0]["index"], (1, 8000, 8, 4))  # too high, both
+    index = made.get_input_details()[0]["index"]
+    made.resize_tensor_input(index, (1, 8000, 8, 4))  # too high, both
+    with pytest.raises(RuntimeError, match=r"node 0 CONV_2D of the new shapes: .* 2047 .*; give the model's file"):
+        made.allocate_tensors()
+    made.resize_tensor_input(index, (1, 8, 8, 4))
     made.allocate_tensors()
-    assert len(StandIn.made) == 2
-    assert all(session.closed for session in StandIn.made)
     made.invoke()
-    assert output(made).shape == (1, 4000, 4, 4)
-    del made
+    assert output(made).shape == (1, 4, 4, 4)
+    del made, index
 
 
 def test_a_delegate_can_serve_several_interpreters(plugin: ModuleType) -> None:
@@ -357,6 +379,7 @@ def test_verbose_prints_everything_in_order(
     ]
     assert said == [
         "Teflon delegate: loaded stand-in driver",
+        "teflon: device=auto passed over: device rocket: this is a test",
         "idx type            ver support     inputs",
         *compile_lines,
         *compile_lines,

@@ -161,13 +161,17 @@ def converter(node: Node, segment: Sequence[Tensor]) -> tuple[int, Requantize]:
 
 
 def converters_exist(node: Node, target: Target) -> bool:
-    if not along_channels(node):
-        converted = conversions(node).values()
-        return not converted or (
-            node.outputs[0].dtype == "uint8" and all(fits(conversion, target) for conversion in converted)
-        )
+    if along_channels(node):
+        converted = [segment for _, segment in segments(node, target)]
+    else:
+        parts = conversions(node)
+        if parts and node.outputs[0].dtype != "uint8":
+            return False
+        if not all(fits(part, target) for part in parts.values()):  # their room in CBUF and in a kernel
+            return False
+        converted = [[tensor] for part in parts.values() for tensor in computed_inputs(part)]
     try:
-        for _, segment in segments(node, target):
+        for segment in converted:
             converter(node, segment)
     except CompileError:
         return False

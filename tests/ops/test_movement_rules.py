@@ -105,6 +105,21 @@ def test_refusals(
     assert reason in reasons(op, inputs, outputs, **params)
 
 
+def test_concatenated_scales_far_apart_are_refused_along_every_axis() -> None:
+    """The rule looks at the very conversion that the lowering makes; found by the fuzz test as seed 386."""
+
+    def reason(axis: int, scale: float) -> tuple[str, ...]:
+        given = [replace(tensor(i, (1, 6, 4, 36), scale if i else 0.05), dtype="uint8") for i in range(2)]
+        shape = [2 * size if i == axis else size for i, size in enumerate((1, 6, 4, 36))]
+        output = replace(tensor(100, shape), dtype="uint8")
+        node = Node(0, "CONCATENATION", tuple(given), (output,), {"axis": axis, "activation": "NONE"})
+        return refusals(node, graph([node], given, [output]), EVERY_FORM)
+
+    for axis in (1, 2, 3):
+        assert reason(axis, 0.1) == ()
+        assert "0.45 output steps" in reason(axis, 400.0)[0]
+
+
 def test_forms_are_named_where_they_would_help() -> None:
     inputs, outputs = [tensor(1, (1, 20, 20, 64))], [(1, 40, 40, 16)]
     assert reasons("DEPTH_TO_SPACE", inputs, outputs, EVERY_FORM, block_size=2) == ""
