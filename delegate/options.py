@@ -117,7 +117,7 @@ OPTIONS: Mapping[str, Option] = {
     "max_delegated_partitions": Option(
         "TEFLON_MAX_DELEGATED_PARTITIONS", "a number of partitions; 0 and less mean no limit", integer
     ),
-    "record": Option("TEFLON_RECORD", "a folder for captures of what the NPU gets", folder),
+    "record": Option("TEFLON_RECORD", "a folder for captures of what the NPU gets", path),
     "record_submits": Option("TEFLON_RECORD_SUBMITS", f"1 to {MOST_SUBMITS}, of a partition", number(1, MOST_SUBMITS)),
     "record_size": Option("TEFLON_RECORD_SIZE", f"1 to {LARGEST_CACHE} (MiB)", number(1, LARGEST_CACHE)),
 }
