@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -184,8 +185,64 @@ def test_an_input_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(2):
             a[...] = int8s(rng, (6, 64))
             assert np.array_equal(product(a), a.astype(np.int32) @ b.astype(np.int32))
+        first = product.submit(a)
+        with pytest.raises(MatmulError, match="whose result nobody has asked for yet"):
+            product.submit(a)
+        first.result()
+        product.submit(a).result()
     with Matmul(b[:63], device="simulator") as product, pytest.raises(MatmulError, match="K = 63"):
         product.input(6)
+
+
+def test_a_result_in_one_piece_of_rows_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    b = int8s(rng, (64, 40))
+    run = Requantization(1e-3)
+    with Matmul(b, device="simulator") as product, Matmul(b, run, "simulator") as cube:
+        a, other = product.input(6), cube.input(6)
+        a[...] = other[...] = int8s(rng, (6, 64))
+        wanted = a.astype(np.int32) @ b.astype(np.int32)
+        assert np.array_equal(cube(other, copy=False), run.apply(wanted))  # lies in a cube: copied
+        out = np.empty((6, 40), np.int32)
+        assert product(a, out=out, copy=False) is out
+        monkeypatch.setattr(Matmul, "_read", None)  # what copies C
+        c = product(a, copy=False)
+        assert np.array_equal(c, wanted)
+        a[...] = 1
+        product(a, copy=False)
+        assert np.array_equal(c, np.broadcast_to(b.astype(np.int32).sum(axis=0), (6, 40)))  # the same memory
+
+
+def test_results_that_nobody_asks_for_take_no_memory() -> None:
+    b = int8s(np.random.default_rng(9), (64, 40))
+    a = np.ones((4, 64), np.int8)
+    with Matmul(b, device="simulator") as product:
+        for _ in range(20):
+            product.submit(a)
+            gc.collect()
+        assert len(product._slots) == 1
+        regions = len(product._device.memory.regions)
+    forgotten = Matmul(b, device="simulator")
+    device = forgotten._device
+    forgotten(a)
+    assert len(device.memory.regions) >= regions - 4
+    before = len(device.memory.regions)
+    del forgotten
+    gc.collect()
+    assert len(device.memory.regions) == before - 4
+
+
+def test_an_error_is_raised_each_time_and_the_product_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(10)
+    a, b = int8s(rng, (9000, 64)), int8s(rng, (64, 32))
+    with Matmul(b, device="simulator") as product:
+        pending = product.submit(a)
+        with monkeypatch.context() as patch:
+            patch.setattr("delegate.canary.untouched", lambda *_: 1)
+            for _ in range(2):
+                with pytest.raises(DeviceError, match="1 of 1 jobs of a product ended twice"):
+                    pending.result()
+        assert np.array_equal(product(a), a.astype(np.int32) @ b.astype(np.int32))
 
 
 @pytest.mark.parametrize(

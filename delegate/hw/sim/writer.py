@@ -170,7 +170,7 @@ def write_surfaces(memory: AddressSpace, plan: Writer, raw: Stored, task: str) -
 
 
 def _places(memory: AddressSpace, plan: Writer, first: int, count: int, dtype: np.dtype[Any], task: str) -> Stored:
-    """Some surfaces of one group, or of all of several, in memory: (groups, surfaces, height, width, atom's elements)."""
+    """Some surfaces of one group, or all of several, in memory: (groups, surfaces, height, width, atom's elements)."""
     group, surface = divmod(first, plan.surfaces)
     address = plan.address + group * plan.group_pitch + surface * plan.surface_pitch
     groups = max(1, count // plan.surfaces)
