@@ -85,6 +85,22 @@ def ops(
 
 
 @app.command()
+def products(
+    folder: Annotated[Path, typer.Argument(help="a folder of captures, as golden/programs")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write instead of stdout")] = None,
+) -> None:
+    """Computes the captured matrix products of a folder with delegate.matmul and compares results and words, as
+    Markdown; status 1 if a word differs without a reason that is listed.
+
+    Example: python -m delegate products ../shared/golden/programs -o docs/matmul-words.md
+    """
+    from delegate.tools.words.products import write_products
+
+    if not write_products(folder, output):
+        raise typer.Exit(1)
+
+
+@app.command()
 def disasm(
     file: Annotated[Path, typer.Argument(help="a program, a capture (folder or stream.json.gz), or a .tflite")],
     task: Annotated[int | None, typer.Option(help="only this task, counted from 0 over all jobs")] = None,
@@ -243,6 +259,59 @@ def profile(
     from delegate.tools.profile.command import Outputs, board_of, run_profile
 
     run_profile(file, board_of(kernel, clock, bandwidth, cores), split, chain, Outputs(csv, html, perfetto))
+
+
+bench = typer.Typer(no_args_is_help=True, help="Speed of the NPU beside the CPU's.")
+app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def benchmarks() -> None:
+    """Speed of the NPU beside the CPU's."""
+
+
+@bench.command("matmul")
+def bench_matmul(
+    sizes: Annotated[str, typer.Option(help="square products, FIRST:LAST:STEP, or none")] = "128:4096:128",
+    models: Annotated[bool, typer.Option(help="layers of public models")] = True,
+    dtype: Annotated[list[str] | None, typer.Option(help="fp16 or int8, repeatable (default: both)")] = None,
+    narrow: Annotated[bool, typer.Option(help="results of fp16 and int8 instead of fp32 and int32")] = False,
+    device: Annotated[
+        str, typer.Option(help="as the delegate's option; without an NPU its times are modelled")
+    ] = "auto",
+    kernel: Annotated[str, typer.Option(help="of the board that is modelled: rocket or rknpu")] = "rocket",
+    clock: Annotated[
+        float | None, typer.Option(min=1, help="MHz of the NPU (default: 600 with rocket, 1000 with rknpu)")
+    ] = None,
+    cores: Annotated[int, typer.Option(min=1, max=3, help="cores that share a product")] = 1,
+    cpu: Annotated[bool, typer.Option(help="numpy, and PyTorch and onnxruntime where they are installed")] = True,
+    seconds: Annotated[float, typer.Option(min=0, help="for each measurement")] = 0.2,
+    compare: Annotated[bool, typer.Option("--compare", help="published figures beside the model's")] = False,
+    csv: Annotated[Path | None, typer.Option(help="file for the times as CSV")] = None,
+    json: Annotated[Path | None, typer.Option(help="file for everything as JSON")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="file for the tables as Markdown")] = None,
+    plots: Annotated[Path | None, typer.Option(help="folder for bar charts and a line plot, PNG and SVG")] = None,
+) -> None:
+    """Times matrix products: milliseconds, GOP/s and the share of the NPU's peak.
+
+    On a board the NPU is measured, from numpy to numpy with B in its memory. Without one its time is modelled from the
+    command words (docs/timing.md says what that is worth), without the host's copies. Each line says which it is.
+
+    Examples:
+
+    python -m delegate bench matmul --compare --plots /tmp/plots
+
+    python -m delegate bench matmul --sizes 256:1024:256 --no-models --dtype fp16 --csv times.csv
+
+    python -m delegate bench matmul --device rocket --cores 3 --json board.json
+    """
+    from delegate.options import SHORT_DEVICES
+    from delegate.tools.bench.command import Bench, Files, Wanted, run
+    from delegate.tools.profile.command import board_of
+
+    wanted = Wanted(sizes, models, dtype or ("fp16", "int8"), narrow, cpu, seconds, compare)
+    board = board_of(kernel, clock, None, cores)
+    run(Bench(SHORT_DEVICES.get(device, device), board, wanted), Files(csv, json, markdown, plots))
 
 
 @app.command()

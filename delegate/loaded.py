@@ -20,11 +20,10 @@ from delegate.hw.device import KERNELS, Device, DeviceJob, DeviceTask, Memory
 from delegate.hw.drm import take_all
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
 from delegate.hw.soc import SOCS
-from delegate.hw.task import Exchange, Program
+from delegate.hw.task import Exchange, Program, located
 from delegate.recovery import OF_A_STUCK_NPU
 
 TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after half a second (S-195)
-VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 
 Arrays = Sequence[npt.NDArray[Any]]
 
@@ -171,13 +170,8 @@ class Loaded:
 def write_streams(program: Program, memories: Sequence[Memory]) -> list[DeviceTask]:
     """Writes all command streams, addresses filled in, one behind the other as the links expect them."""
     regcmd = next(m for m, b in zip(memories, program.buffers, strict=True) if b.role == "regcmd")
-    words = [task.words.copy() for task in program.tasks]
-    for r in program.relocations:
-        value = memories[r.buffer].address + r.offset
-        keep = int(words[r.task][r.word]) & ~(VALUE_MASK << VALUE_SHIFT)
-        words[r.task][r.word] = keep | value << VALUE_SHIFT
     offset, streams = 0, []
-    for stream in words:
+    for stream in located(program, [memory.address for memory in memories]):
         regcmd.view[offset : offset + stream.nbytes] = stream.astype("<u8").view(np.uint8)
         streams.append(DeviceTask(regcmd.address + offset, len(stream)))
         offset += align(stream.nbytes, SOCS[program.soc].stream_alignment)

@@ -68,7 +68,7 @@ LAYERS = {
     "context": "5",
     "devices": "5",
     "loaded": "5",
-    "matmul": "5",
+    "matmul.": "5",
     "options": "5",
     "plugin": "5",
     "recovery": "5",

@@ -6,7 +6,7 @@ A Program never holds an absolute address, so that it can be cached, diffed, rep
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from delegate.errors import DelegateError
 
+VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 MOST_CORES = 3  # of an NPU
 Role = Literal["input", "output", "weight", "scratch", "regcmd"]
 Words = npt.NDArray[np.uint64]
@@ -144,6 +145,15 @@ class Program:
     def tasks(self) -> tuple[Task, ...]:
         """All tasks in order, as Relocation.task counts them."""
         return tuple(task for job in self.jobs for task in job.tasks)
+
+
+def located(program: Program, addresses: Sequence[int]) -> list[Words]:
+    """The words of all tasks in order with addresses filled in; ``addresses``: of the buffers."""
+    words = [task.words.copy() for task in program.tasks]
+    for r in program.relocations:
+        keep = int(words[r.task][r.word]) & ~(VALUE_MASK << VALUE_SHIFT)
+        words[r.task][r.word] = keep | (addresses[r.buffer] + r.offset) << VALUE_SHIFT
+    return words
 
 
 def unproven_tasks(program: Program) -> list[str]:

@@ -161,17 +161,21 @@ def write(memory: AddressSpace, plan: Writer, values: Stored, task: str) -> None
 def write_surfaces(memory: AddressSpace, plan: Writer, raw: Stored, task: str) -> None:
     """Writes (surfaces, pixels, elements of an atom) to where the groups and rows of the plan lie."""
     surfaces = raw.reshape(len(raw), plan.height, plan.width, -1)
-    for first in range(0, plan.written, plan.surfaces):
-        count = min(plan.surfaces, plan.written - first)
-        _places(memory, plan, first, count, raw.dtype, task)[...] = surfaces[first : first + count]
+    whole = plan.written // plan.surfaces * plan.surfaces
+    if whole:
+        groups = _places(memory, plan, 0, whole, raw.dtype, task)
+        groups[...] = surfaces[:whole].reshape(groups.shape)
+    if plan.written > whole:
+        _places(memory, plan, whole, plan.written - whole, raw.dtype, task)[0] = surfaces[whole : plan.written]
 
 
 def _places(memory: AddressSpace, plan: Writer, first: int, count: int, dtype: np.dtype[Any], task: str) -> Stored:
-    """Some surfaces of one group in memory, (surfaces, height, width, elements of an atom)."""
+    """Some surfaces of one group, or all of several, in memory: (groups, surfaces, height, width, atom's elements)."""
     group, surface = divmod(first, plan.surfaces)
     address = plan.address + group * plan.group_pitch + surface * plan.surface_pitch
-    shape = (count, plan.height, plan.width, plan.format.atom)
-    strides = (plan.surface_pitch, plan.row_pitch, plan.pixel_pitch, dtype.itemsize)
+    groups = max(1, count // plan.surfaces)
+    shape = (groups, count // groups, plan.height, plan.width, plan.format.atom)
+    strides = (plan.group_pitch, plan.surface_pitch, plan.row_pitch, plan.pixel_pitch, dtype.itemsize)
     return memory.strided(address, shape, strides, dtype, f"{task}: DPU output")
 
 
