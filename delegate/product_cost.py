@@ -1,0 +1,80 @@
+"""How long a ``FloatProduct`` takes: the NPU's part by the timing model, the CPU's by published rates; seconds.
+
+The NPU's tasks are compiled for the shape and read by ``hw/timing``. Figures of the CPU without a source of an RK3588
+are marked as assumed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from delegate.cost import COPY_BYTES
+from delegate.hw.timing import ROCKET, Board, TimedJob, schedule, task_costs
+from delegate.matmul.api import LARGEST_ROWS, forms_of
+from delegate.matmul.packing import LARGEST_SIZE, Packing
+from delegate.matmul.plan import bucket, equal_ranges
+from delegate.matmul.program import compile_core
+from delegate.product import columns_of_npu
+
+# Products a second of four Cortex-A76 at 2.4 GHz, fp32: half of what two units of four do in a cycle (assumed).
+CPU_PRODUCTS = 4 * 0.5 * 2 * 4 * 2.4e9
+CPU_READ_BYTES = 13.4e9  # a second of a matrix that is used once: a copy's rate (silicon-figures §1, §9)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """``npu``: from submit to end; ``host``: what the CPU packs and unpacks for it; ``cpu``: its share of the columns,
+    at the same time as the NPU's.
+    """
+
+    npu: float
+    host: float
+    cpu: float
+
+    @property
+    def total(self) -> float:
+        return max(self.npu, self.cpu) + self.host
+
+
+def product_seconds(
+    rows: int, depth: int, columns: int, board: Board = ROCKET, cpu_share: float = 0.0, element_bytes: int = 2
+) -> Seconds:
+    """A product (rows, depth) @ (depth, columns) on ``board.cores`` cores; ``element_bytes``: of B on the CPU."""
+    own = columns_of_npu(columns, cpu_share)
+    npu = sum(
+        npu_seconds(rows, min(LARGEST_SIZE, depth - row), min(LARGEST_SIZE, own - column), board)
+        for row in range(0, depth, LARGEST_SIZE)
+        for column in range(0, own, LARGEST_SIZE)
+    )
+    # A is read in fp32 and written in fp16, C read and written in fp32.
+    host = rows * (6 * depth + 8 * own) / COPY_BYTES if own else 0.0
+    return Seconds(npu, host, cpu_seconds(rows, depth, columns - own, element_bytes))
+
+
+def cpu_seconds(rows: int, depth: int, columns: int, element_bytes: int = 4) -> float:
+    """The same on the CPU: bound by its products or by reading B once."""
+    return max(rows * depth * columns / CPU_PRODUCTS, depth * columns * element_bytes / CPU_READ_BYTES)
+
+
+@lru_cache(maxsize=1024)
+def npu_seconds(rows: int, depth: int, columns: int, board: Board) -> float:
+    """The time of the NPU; columns are divided among the cores."""
+    if rows > LARGEST_ROWS:
+        runs = [npu_seconds(len(part), depth, columns, board) for part in equal_ranges(rows, LARGEST_ROWS, 4)]
+        return sum(runs)
+    packing = Packing("float16", depth, columns)
+    form, _ = forms_of(packing, None)
+    shares = equal_ranges(packing.padded_columns, -(-packing.padded_columns // board.cores), packing.group)
+    jobs = []
+    for core, share in enumerate(shares):
+        program = compile_core(packing, form, bucket(rows), len(share), None).program
+        costs = iter(task_costs(task.words for task in program.tasks))
+        jobs += [TimedJob(tuple(next(costs) for _ in job.tasks), job.chains, core) for job in program.jobs]
+    return max(slot.end for slot in schedule(jobs, board))
+
+
+def best_share(rows: int, depth: int, columns: int, board: Board = ROCKET, steps: int = 20) -> float:
+    """The share of the columns with which CPU and NPU are done together the soonest."""
+    shares = [step / steps for step in range(steps + 1)]
+    return min(shares, key=lambda share: product_seconds(rows, depth, columns, board, share).total)
