@@ -25,5 +25,5 @@ def sample(logits: npt.NDArray[np.float32], sampling: Sampling, rng: np.random.G
     chances /= chances.sum()
     order = np.argsort(-chances, kind="stable")
     before = np.cumsum(chances[order]) - chances[order]  # the share of all likelier ones
-    kept = order[before < sampling.top_p]
+    kept = order[: max(1, np.count_nonzero(before < sampling.top_p))]
     return int(rng.choice(kept, p=chances[kept] / chances[kept].sum()))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import safetensors
 
 from delegate.errors import ModelError
-from examples.rwkv.numbers import NUMBERS, to_numpy
+from examples.rwkv.elements import NUMBERS, to_numpy
 from examples.rwkv.pth import PthError, read_pth
 
 Array = npt.NDArray[Any]

@@ -13,19 +13,19 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from examples.rwkv.numbers import NUMBERS, to_numpy
+from examples.rwkv.elements import NUMBERS, to_numpy
 
 Array = npt.NDArray[Any]
 
-# Names of number types in ``numbers`` by PyTorch's names of its storages.
+# Names of number types in ``elements`` by PyTorch's names of its storages.
 STORAGES = {"HalfStorage": "F16", "BFloat16Storage": "BF16", "FloatStorage": "F32", "DoubleStorage": "F64"}
 # What torch.save writes for a dictionary of tensors.
 OPCODES = {
@@ -54,16 +54,6 @@ class Storage:
     values: Array
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
-    """A function that the pickle may call; without attributes that the pickle could set."""
-
-    call: Callable[..., Any]
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.call(*arguments)
-
-
 def rebuild_tensor(storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Array:
     """torch._utils._rebuild_tensor_v2: a view of a storage."""
     if not isinstance(storage, Storage):
@@ -80,25 +70,27 @@ def rebuild_tensor(storage: Storage, offset: int, size: tuple[int, ...], stride:
     return np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
 
 
-GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): Function(rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter"): Function(lambda tensor, *_: tensor),
-    **{("torch", name): StorageType(numbers) for name, numbers in STORAGES.items()},
-}
+def names() -> dict[tuple[str, str], Any]:
+    """What a pickle may name. Made anew for each, since a pickle can set attributes of what it has named."""
+    return {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): partial(rebuild_tensor),
+        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+        **{("torch", name): StorageType(numbers) for name, numbers in STORAGES.items()},
+    }
 
 
 class Reader(pickle.Unpickler):
-    """Knows GLOBALS and the storages of its archive, and nothing else."""
+    """Knows ``names`` and the storages of its archive, and nothing else."""
 
     def __init__(self, pickled: bytes, archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(io.BytesIO(pickled), encoding="utf-8")
-        self.archive, self.folder = archive, folder
+        self.archive, self.folder, self.names = archive, folder, names()
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return GLOBALS[module, name]
+            return self.names[module, name]
         except KeyError:
             raise PthError(f"it asks for {module}.{name}, which is no part of a tensor") from None
 
@@ -140,12 +132,12 @@ def read_pth(path: Path) -> dict[str, Array]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
-            if len(names) != 1:
+            found = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+            if len(found) != 1:
                 raise PthError("it has no data.pkl: not an archive of torch.save")
-            pickled = read_entry(archive, names[0])
+            pickled = read_entry(archive, found[0])
             check_opcodes(pickled)
-            content = Reader(pickled, archive, names[0].removesuffix("data.pkl")).load()
+            content = Reader(pickled, archive, found[0].removesuffix("data.pkl")).load()
     except (PthError, OSError):
         raise
     except zipfile.BadZipFile as error:

@@ -1,4 +1,4 @@
-"""``python -m examples.rwkv``: text by an RWKV-4, its matrix products on the NPU."""
+"""Text from an RWKV-4 on the NPU: python examples/rwkv/run.py --help."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import typer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # lets this file run as a script
 
 from delegate.errors import DelegateError, ModelError, OptionError
 from delegate.hw.device import KERNELS, Kernel
@@ -85,7 +87,7 @@ def main(
     vocabulary: Annotated[
         Path | None, typer.Option("-v", "--vocabulary", help="rwkv_vocab_v20230424.txt, for the World models")
     ] = None,
-    tokens: Annotated[int, typer.Option("-n", "--tokens", min=1, help="at most so many")] = 200,
+    tokens: Annotated[int, typer.Option("-n", "--tokens", min=1, help="at most so many")] = 600,
     temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token")] = 0.8,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="only the likeliest, that have this share together")] = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="of the choice of tokens")] = 0,
@@ -102,11 +104,11 @@ def main(
 
     Examples:
 
-    python -m examples.rwkv
+    python examples/rwkv/run.py
 
-    python -m examples.rwkv "One day" --cores 3 --cpu-share 0.25 --temperature 0 --compare
+    python examples/rwkv/run.py "One day" --cores 3 --cpu-share 0.25 --temperature 0 --compare
 
-    python -m examples.rwkv "Hello" -m RWKV-4-World-0.1B.pth -v rwkv_vocab_v20230424.txt
+    python examples/rwkv/run.py "Hello" -m RWKV-4-World-0.1B.pth -v rwkv_vocab_v20230424.txt
     """
     checkpoint = read_checkpoint(model or models_folder() / DEFAULT_MODEL)
     tokenizer = tokenizer_of(checkpoint, vocabulary)
@@ -156,10 +158,13 @@ def write(prompt: str, source: Iterator[int], tokenizer: Tokenizer, most: int) -
     print(f"prompt {first - began:.2f} s; {count} tokens: {rate}", file=sys.stderr)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command line; an error of ours is one line and exit status 1."""
     try:
         app()
     except DelegateError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()
