@@ -90,7 +90,21 @@ def simplified(path: Path) -> ModelProto:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(target)
         open_session(str(path), options, str(path))
-        return onnx.load(target)
+        proto = onnx.load(target)
+    drop_unused(proto)
+    return proto
+
+
+def drop_unused(proto: ModelProto) -> None:
+    """Takes out the nodes that no output needs."""
+    wanted = {value.name for value in proto.graph.output}
+    kept = []
+    for node in reversed(proto.graph.node):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(outer_names(node))
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(kept))
 
 
 def quiet_options() -> Any:

@@ -40,7 +40,7 @@ class Session:
         kernel: Kernel = "rocket",
     ) -> None:
         self._make = partial(FloatProduct, device=device, cores=cores, kernel=kernel)
-        self._plan = plan = source if isinstance(source, Plan) else read_plan(Path(source), min_macs, kernel)
+        self.plan = plan = source if isinstance(source, Plan) else read_plan(Path(source), min_macs, kernel)
         self._segments: dict[int, Any] = {}
         self._products: dict[int, list[FloatProduct]] = {}
         self._last = last_uses(plan)
@@ -74,23 +74,23 @@ class Session:
                     closing.callback(product.close)
 
     def get_inputs(self) -> list[NodeArg]:
-        return list(self._plan.inputs)
+        return list(self.plan.inputs)
 
     def get_outputs(self) -> list[NodeArg]:
-        return list(self._plan.outputs)
+        return list(self.plan.outputs)
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Array]) -> list[Array]:
         """The outputs of those names, all for None; ``input_feed``: an array for each input by its name.
 
         Raises ModelError for names, types or shapes that are not the model's.
         """
-        known = [argument.name for argument in self._plan.outputs]
+        known = [argument.name for argument in self.plan.outputs]
         wanted = known if output_names is None else list(output_names)
         for name in wanted:
             if name not in known:
-                raise ModelError(f"{self._plan.name} has no output {name!r}; it has {', '.join(known)}")
-        tensors = {**self._plan.constants, **self._checked(input_feed)}
-        for index, step in enumerate(self._plan.steps):
+                raise ModelError(f"{self.plan.name} has no output {name!r}; it has {', '.join(known)}")
+        tensors = {**self.plan.constants, **self._checked(input_feed)}
+        for index, step in enumerate(self.plan.steps):
             if isinstance(step, Segment):
                 tensors |= self._run_segment(index, step, tensors)
             else:
@@ -105,19 +105,19 @@ class Session:
         try:
             results = self._segments[index].run(list(step.outputs), feeds)
         except Exception as error:  # onnxruntime's own, for shapes that do not fit mostly
-            raise ModelError(f"{self._plan.name}: {first_line(error)}") from error
+            raise ModelError(f"{self.plan.name}: {first_line(error)}") from error
         return dict(zip(step.outputs, results, strict=True))
 
     def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The feeds as arrays; raises ModelError for those that the model does not take."""
-        expected = {argument.name: argument for argument in self._plan.inputs}
+        expected = {argument.name: argument for argument in self.plan.inputs}
         for name in feeds:
             if name not in expected:
-                raise ModelError(f"{self._plan.name} has no input {name!r}; it has {', '.join(expected)}")
+                raise ModelError(f"{self.plan.name} has no input {name!r}; it has {', '.join(expected)}")
         found = {}
         for name, argument in expected.items():
             if name not in feeds:
-                raise ModelError(f"{self._plan.name}: the input {name!r} is missing")
+                raise ModelError(f"{self.plan.name}: the input {name!r} is missing")
             value = found[name] = np.asarray(feeds[name])
             if value.dtype != element_type(argument):
                 raise ModelError(f"the input {name!r} is {value.dtype}, not {argument.type}")
