@@ -217,6 +217,19 @@ def test_large_products_go_to_the_npu_and_small_ones_do_not(tmp_path: Path) -> N
     assert limits == [2, 1, 0]
 
 
+def test_sizes_are_known_in_models_of_the_first_format(tmp_path: Path) -> None:
+    """There, constants are inputs too."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    model = build([node], {"x": (1, 3, 9, 9), "w": (4, 3, 3, 3)}, {"y": None}, {"w": normal(4, 3, 3, 3)}, opset=8)
+    model.ir_version = 3
+    path = saved(model, tmp_path)
+    (choice,) = choose(read_model(path), min_macs=0).values()
+    assert choice.cost is not None
+    assert (choice.cost.rows, choice.cost.macs) == (49, 49 * 27 * 4)
+    with Session(path, min_macs=0, device="simulator") as session:
+        assert [argument.name for argument in session.get_inputs()] == ["x"]
+
+
 def simple(folder: Path) -> Path:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Tanh", ["h"], ["y"])]
     return saved(build(nodes, {"x": ["n", 8]}, {"y": ["n", 4], "h": ["n", 4]}, {"w": matrix(8, 4)}), folder)

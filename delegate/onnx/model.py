@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+FIRST_WITH_CONSTANTS = 4  # the version of ONNX's format from which on an initializer need not be an input too
+
 
 @dataclass(frozen=True)
 class TensorType:
@@ -91,6 +93,7 @@ def simplified(path: Path) -> ModelProto:
         options.optimized_model_filepath = str(target)
         open_session(str(path), options, str(path))
         proto = onnx.load(target)
+    proto.ir_version = max(FIRST_WITH_CONSTANTS, proto.ir_version)
     drop_unused(proto)
     return proto
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from delegate.errors import DelegateError, ModelError
 from delegate.hw.device import Kernel
-from delegate.hw.timing import BOARDS
+from delegate.hw.timing import BOARDS, Board
 from delegate.onnx.cut import Plan, Segment, choose, cut
 from delegate.onnx.execute import execute
 from delegate.onnx.folder import read_folder
@@ -39,8 +40,9 @@ class Session:
         cores: int = 1,
         kernel: Kernel = "rocket",
     ) -> None:
+        board = replace(BOARDS[kernel], cores=cores)
         self._make = partial(FloatProduct, device=device, cores=cores, kernel=kernel)
-        self.plan = plan = source if isinstance(source, Plan) else read_plan(Path(source), min_macs, kernel)
+        self.plan = plan = source if isinstance(source, Plan) else read_plan(Path(source), min_macs, board)
         self._segments: dict[int, Any] = {}
         self._products: dict[int, list[FloatProduct]] = {}
         self._last = last_uses(plan)
@@ -134,14 +136,14 @@ def fits(argument: NodeArg, shape: Sequence[int]) -> bool:
     return len(argument.shape) == len(shape) and all(not isinstance(size, int) or size == own for size, own in pairs)
 
 
-def read_plan(path: Path, min_macs: int | None, kernel: Kernel) -> Plan:
+def read_plan(path: Path, min_macs: int | None, board: Board) -> Plan:
     """The plan in a folder, or that of an .onnx file."""
     if path.is_dir():
         if min_macs is not None:
             raise DelegateError(f"{path} is cut already; min_macs is for an .onnx file")
         return read_folder(path)
     model = read_model(path)
-    return cut(model, choose(model, BOARDS[kernel], min_macs))
+    return cut(model, choose(model, board, min_macs))
 
 
 def last_uses(plan: Plan) -> dict[int, list[str]]:
