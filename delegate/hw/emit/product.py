@@ -74,7 +74,7 @@ class Matrix:
 
     @property
     def in_rows(self) -> bool:
-        return self.surface == 1
+        return self.row > 1  # the narrowest rows are two atoms wide
 
 
 @dataclass(frozen=True)
