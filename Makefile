@@ -1,5 +1,6 @@
 # make            builds libteflon.so (and .venv, which everything runs in)
 # make classify   classifies a picture with the embedded model on the simulator
+# make rwkv       a story by a small RWKV
 # make test       all tests          make check   ruff, mypy, import rules
 # make bench      measurements       make clean   removes what was built, and .venv
 #
@@ -18,6 +19,10 @@ all: delegate/libteflon.so
 
 classify: delegate/libteflon.so
 	$(PYTHON) classification.py $(ARGUMENTS)
+
+.PHONY: rwkv
+rwkv: delegate/libteflon.so
+	$(PYTHON) examples/rwkv/run.py --cores 2 $(ARGUMENTS)
 
 test: delegate/libteflon.so $(VENV)/.installed-test
 	$(PYTHON) -m pytest -n auto $(ARGUMENTS)

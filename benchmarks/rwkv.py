@@ -39,13 +39,14 @@ table takes 24 layers of 1024 channels and 50277 words. The clock is not named e
 
 NOTES = """*as published*: a product for each matrix, fp16 on the CPU, the vendor's kernel. *ours*: what `examples/rwkv`
 does: products that stand side by side are one (four for a layer in place of seven), and numpy has its share in fp32,
-twice the bytes. One share of the columns holds for all products; the best is taken, in steps of 5 %.
+twice the bytes. One share of the columns holds for all products, in steps of 5 %: the smallest within 1 % of the best.
 
-One core and the CPU alone come out within 10 %; the experiment's single product, 1024 x 1024 in 0.2 ms, at 0.24. More
-cores gain much more in the model than they did in the experiment, 1.09 and 1.19 times. Why is not published; the model
-has no cost of parting a product among cores (threads, a call of the vendor's library each), and 20 GB/s of DRAM for all
-of them, where the experiment's fastest row moved 11.7. A token reads every weight once and nothing twice, so every row
-ends at DRAM's rate: at M = 1 the NPU is no faster than the CPU, it only leaves it free.
+One core and the CPU alone come out within 10 %; the experiment's single product, 1024 x 1024 in 0.2 ms, at 0.24. With
+the timing model's 20 GB/s of DRAM, more cores gain much more than they did in the experiment, 1.09 and 1.19 times. With
+12 GB/s for all cores and the CPU together every row is within 10 %: the experiment's fastest row moves 11.7, so DRAM,
+or the way the weights lay in it, seems to have been its limit. That is a guess from these figures alone. A token reads
+every weight once and nothing twice, so all rows end at DRAM's rate: at M = 1 the NPU is no faster than the CPU, it only
+leaves it free.
 """
 
 
@@ -68,7 +69,8 @@ APART = Way(
     FP16_BYTES,
 )
 OURS = Way("ours", ((3, WIDTH, 3 * WIDTH), (1, WIDTH, WIDTH), (2, WIDTH, 5 * WIDTH), (1, 4 * WIDTH, WIDTH)), FP32_BYTES)
-COLUMNS = ((APART, RKNPU), (OURS, RKNPU), (OURS, ROCKET))
+NARROW = replace(RKNPU, bandwidth=12e9)
+COLUMNS = ((APART, NARROW), (APART, RKNPU), (OURS, RKNPU), (OURS, ROCKET))
 
 
 def token_seconds(way: Way, board: Board, cpu_share: float = 0.0) -> float:
@@ -77,8 +79,10 @@ def token_seconds(way: Way, board: Board, cpu_share: float = 0.0) -> float:
 
 
 def best(way: Way, board: Board) -> tuple[float, float]:
-    """(the CPU's best share of the columns, seconds of a token with it)."""
-    return min(((share, token_seconds(way, board, share)) for share in SHARES), key=lambda found: found[1])
+    """(the CPU's smallest share of the columns within 1 % of the best, seconds of a token with it)."""
+    found = [(share, token_seconds(way, board, share)) for share in SHARES]
+    limit = 1.01 * min(seconds for _, seconds in found)
+    return next((share, seconds) for share, seconds in found if seconds <= limit)
 
 
 def rows() -> Iterator[tuple[str, ...]]:
@@ -103,10 +107,14 @@ def cells(name: str, published: int | None, modelled: Sequence[str], first: floa
 
 def page() -> str:
     """The page as Markdown."""
-    names = [f"{way.name}, {board.name} {board.clock_hz / 1e6:.0f} MHz" for way, board in COLUMNS]
-    head = ("ms a token", "published", *names, "as published / published")
+    names = [f"{way.name}, {described(board)}" for way, board in COLUMNS]
+    head = ("ms a token", "published", *names, "first of these / published")
     lines = [INTRODUCTION, line(head), line(("---", *["---:"] * (len(head) - 1))), *map(line, rows()), "", NOTES]
     return "\n".join(lines)
+
+
+def described(board: Board) -> str:
+    return f"{board.name} {board.clock_hz / 1e6:.0f} MHz, DRAM {board.bandwidth / 1e9:.0f} GB/s"
 
 
 def line(texts: Sequence[str]) -> str:
