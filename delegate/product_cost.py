@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from delegate.cost import COPY_BYTES
-from delegate.hw.timing import ROCKET, Board, TimedJob, schedule, task_costs
-from delegate.matmul.api import LARGEST_ROWS, forms_of
-from delegate.matmul.packing import LARGEST_SIZE, Packing
-from delegate.matmul.plan import bucket, equal_ranges
-from delegate.matmul.program import compile_core
+from delegate.hw.emit.product import Form
+from delegate.hw.soc import RK3588
+from delegate.hw.timing import ROCKET, Board
+from delegate.matmul.api import LARGEST_ROWS
+from delegate.matmul.packing import LARGEST_SIZE
+from delegate.matmul.plan import equal_ranges
 from delegate.product import columns_of_npu
+from delegate.tools.bench.npu import modelled
+from delegate.tools.bench.shapes import Shape
 
+HALF_FORM = Form("float16", "float32")
 FP16_BYTES, FP32_BYTES = 2, 4
 # Products a second of four Cortex-A76 at 2.4 GHz, fp32: half of what two units of four do in a cycle (assumed).
 CPU_PRODUCTS = 4 * 0.5 * 2 * 4 * 2.4e9
@@ -65,19 +69,9 @@ def cpu_seconds(rows: int, depth: int, columns: int, element_bytes: int = FP32_B
 
 @lru_cache(maxsize=1024)
 def npu_seconds(rows: int, depth: int, columns: int, board: Board) -> float:
-    """The time of the NPU; columns are divided among the cores."""
-    if rows > LARGEST_ROWS:
-        runs = [npu_seconds(len(part), depth, columns, board) for part in equal_ranges(rows, LARGEST_ROWS, 4)]
-        return sum(runs)
-    packing = Packing("float16", depth, columns)
-    form, _ = forms_of(packing, None)
-    shares = equal_ranges(packing.padded_columns, -(-packing.padded_columns // board.cores), packing.group)
-    jobs = []
-    for core, share in enumerate(shares):
-        program = compile_core(packing, form, bucket(rows), len(share), None).program
-        costs = iter(task_costs(task.words for task in program.tasks))
-        jobs += [TimedJob(tuple(next(costs) for _ in job.tasks), job.chains, core) for job in program.jobs]
-    return max(slot.end for slot in schedule(jobs, board))
+    """The time of the NPU, as ``bench matmul`` models it; columns are divided among the cores."""
+    runs = equal_ranges(rows, LARGEST_ROWS, RK3588.line_group)
+    return sum(modelled(Shape("", len(run), depth, columns), HALF_FORM, board) for run in runs)
 
 
 def best_share(
