@@ -27,7 +27,7 @@ from delegate.hw.task import Program, located
 from delegate.ir import Graph
 from delegate.options import CACHE_OFF, Options
 
-PRIVATE = ("record", "cache_dir")  # options that a capture does not tell: they hold names of folders
+PRIVATE = ("record", "cache_dir", "capabilities")  # options that a capture does not tell: they hold names of folders
 TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after half a second (S-195)
 
 

@@ -111,11 +111,16 @@ def open_device(name: str, cores: int = 1, kernel: Kernel = "rocket", capabiliti
 
 
 def offering(device: Device, known: capability_files.Capabilities | None) -> Device:
-    """The device with the forms that its board has passed the probes of; the interrupt is its own kernel's affair."""
+    """The device with the forms that its board has passed the probes of, and with pooling tasks only if those work.
+
+    Whether their end is heard of is the affair of the kernel alone, and so of a file that its driver has made.
+    """
     if known is not None:
         device.forms = known.forms
         if known.signals_pooling is not None and known.device == device.name:
             device.signals_pooling = known.signals_pooling
+        if known.verdicts.get("pooling_width") == "no":  # then rows of some lengths would be wrong (S-232)
+            device.signals_pooling = False
     return device
 
 

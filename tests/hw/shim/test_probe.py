@@ -63,6 +63,23 @@ def test_a_core_that_hangs_is_an_answer(stand_in, driver: str, fault: str, verdi
 
 
 @DRIVERS
+@pytest.mark.parametrize(
+    ("fault", "verdicts"),
+    [
+        ("job:2=hang", {"norm_shift": "even", "norm_order": "multiply first"}),  # asked again
+        ("job:after=1=hang", {"norm_shift": None}),  # nothing more is asked of a core that stays stuck
+    ],
+)
+def test_a_job_that_is_lost_is_asked_again(
+    stand_in, driver: str, fault: str, verdicts: dict[str, str | None], tmp_path: Path
+):
+    path = tmp_path / "found.json"
+    result = stand_in(fault).run([*PROBE, driver, "--only", "norm_shift", "--only", "norm_order", "-o", str(path)])
+    assert load(path).verdicts == verdicts
+    assert ("restart the board" in result.stderr) == (None in verdicts.values())
+
+
+@DRIVERS
 @pytest.mark.parametrize("fault", ["job:1=hang", "device:after=20=lost"])
 def test_an_npu_that_does_not_work_is_asked_nothing(stand_in, driver: str, fault: str, tmp_path: Path):
     server = stand_in(fault)
