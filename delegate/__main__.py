@@ -85,6 +85,22 @@ def ops(
 
 
 @app.command()
+def products(
+    folder: Annotated[Path, typer.Argument(help="a folder of captures, as golden/programs")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write instead of stdout")] = None,
+) -> None:
+    """Computes the captured matrix products of a folder with delegate.matmul and compares results and words, as
+    Markdown; status 1 if a word differs without a reason that is listed.
+
+    Example: python -m delegate products ../shared/golden/programs -o docs/matmul-words.md
+    """
+    from delegate.tools.words.products import write_products
+
+    if not write_products(folder, output):
+        raise typer.Exit(1)
+
+
+@app.command()
 def disasm(
     file: Annotated[Path, typer.Argument(help="a program, a capture (folder or stream.json.gz), or a .tflite")],
     task: Annotated[int | None, typer.Option(help="only this task, counted from 0 over all jobs")] = None,

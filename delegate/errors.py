@@ -17,6 +17,10 @@ class OptionError(DelegateError):
     """An unknown option, or a value that an option does not take."""
 
 
+class MatmulError(DelegateError, ValueError):
+    """Matrices that cannot be multiplied on the NPU, or a product that is closed."""
+
+
 class RegisterError(DelegateError):
     """A register, field or value that does not exist on the chip."""
 

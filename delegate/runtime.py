@@ -19,12 +19,11 @@ from delegate.errors import DelegateError, DeviceError
 from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
 from delegate.hw.soc import FORMS, RK3588, SOCS, Soc, Target
-from delegate.hw.task import Program
+from delegate.hw.task import Program, located
 from delegate.ir import Graph
 from delegate.options import CACHE_OFF, Options
 
 TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after half a second (S-195)
-VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 
 shared_device = lru_cache(maxsize=None)(open_device)
 """One device a process for each (name, cores, kernel): interpreters share it, and its cores."""
@@ -111,13 +110,8 @@ class Session:
     def _write_streams(self, program: Program, soc: Soc) -> list[DeviceTask]:
         """Writes all command streams, addresses filled in, one behind the other as the links expect them."""
         regcmd = next(m for m, b in zip(self._memories, program.buffers, strict=True) if b.role == "regcmd")
-        words = [task.words.copy() for task in program.tasks]
-        for r in program.relocations:
-            value = self._memories[r.buffer].address + r.offset
-            keep = int(words[r.task][r.word]) & ~(VALUE_MASK << VALUE_SHIFT)
-            words[r.task][r.word] = keep | value << VALUE_SHIFT
         offset, streams = 0, []
-        for stream in words:
+        for stream in located(program, [memory.address for memory in self._memories]):
             regcmd.view[offset : offset + stream.nbytes] = stream.astype("<u8").view(np.uint8)
             streams.append(DeviceTask(regcmd.address + offset, len(stream)))
             offset += align(stream.nbytes, soc.stream_alignment)

@@ -54,7 +54,7 @@ LAYERS = {
     "bootstrap": "5",
     "build": "5",
     "context": "5",
-    "matmul": "5",
+    "matmul.": "5",
     "options": "5",
     "plugin": "5",
     "runtime": "5",

@@ -5,6 +5,7 @@ A Program never holds an absolute address, so that it can be cached, diffed, rep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from delegate.errors import DelegateError
 
+VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 Role = Literal["input", "output", "weight", "scratch", "regcmd"]
 Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
@@ -112,6 +114,15 @@ class Program:
     def tasks(self) -> tuple[Task, ...]:
         """All tasks in order, as Relocation.task counts them."""
         return tuple(task for job in self.jobs for task in job.tasks)
+
+
+def located(program: Program, addresses: Sequence[int]) -> list[Words]:
+    """The words of all tasks in order with addresses filled in; ``addresses``: of the buffers."""
+    words = [task.words.copy() for task in program.tasks]
+    for r in program.relocations:
+        keep = int(words[r.task][r.word]) & ~(VALUE_MASK << VALUE_SHIFT)
+        words[r.task][r.word] = keep | (addresses[r.buffer] + r.offset) << VALUE_SHIFT
+    return words
 
 
 def check(program: Program) -> None:

@@ -8,6 +8,7 @@ from delegate.hw.emit.stream import Address, Command
 from delegate.hw.layout import divide_up
 from delegate.hw.regs import CNA
 from delegate.hw.soc import RK3588
+from delegate.hw.task import Place
 from delegate.ir import ConvTile
 
 DEPTHWISE_MODE = 3
@@ -45,13 +46,7 @@ def emit_cna(tile: ConvTile) -> Iterator[Command]:
     yield CNA.WEIGHT_SIZE2(weight_width=kernel_width, weight_height=kernel_height, weight_kernels=kernels)
     yield CNA.CBUF_CON0(weight_reuse=tile.weights_resident, weight_bank=tile.weight_banks, data_bank=tile.feature_banks)
     yield CNA.CBUF_CON1(data_entries=data_entries(tile.input_width, tile.input_channels))
-    yield CNA.CVT_CON0(data_sign=1, cvt_type=1, cvt_bypass=1)
-    yield CNA.CVT_CON1(cvt_scale0=1)
-    yield CNA.CVT_CON2(cvt_scale1=1)
-    yield CNA.CVT_CON3(cvt_scale2=1)
-    yield CNA.CVT_CON4(cvt_scale3=1)
-    yield CNA.FC_CON0()
-    yield CNA.FC_CON1()
+    yield from emit_no_conversion()
     yield CNA.PAD_CON0(pad_left=layer.padding[2], pad_top=tile.padding_top)
     yield Address(CNA.FEATURE_DATA_ADDR, tile.feature)
     yield CNA.FC_CON2()
@@ -61,10 +56,26 @@ def emit_cna(tile: ConvTile) -> Iterator[Command]:
     yield CNA.DMA_CON2(surf_stride=tile.input_surface - RK3588.line_group * tile.input_width)
     yield CNA.FC_DATA_SIZE0(dma_width=tile.input_width, dma_height=tile.input_height)
     yield CNA.FC_DATA_SIZE1(dma_channel=tile.input_channels)
-    yield CNA.DCOMP_CTRL()
-    yield CNA.DCOMP_REGNUM()
-    yield Address(CNA.DCOMP_ADDR0, tile.weight)
-    yield from (register() for register in DCOMP_AMOUNTS)
+    yield from emit_weight_address(tile.weight)
     yield CNA.CVT_CON5()
     # The byte lanes are used one by one, so the value stands in all four (S-36).
     yield CNA.PAD_CON1(pad_value=(layer.input_zero_point & 0xFF) * 0x01010101)
+
+
+def emit_no_conversion() -> Iterator[Command]:
+    """The input converter bypassed, its scales 1 as in all programs that are known; nothing skipped (S-184)."""
+    yield CNA.CVT_CON0(data_sign=1, cvt_type=1, cvt_bypass=1)
+    yield CNA.CVT_CON1(cvt_scale0=1)
+    yield CNA.CVT_CON2(cvt_scale1=1)
+    yield CNA.CVT_CON3(cvt_scale2=1)
+    yield CNA.CVT_CON4(cvt_scale3=1)
+    yield CNA.FC_CON0()
+    yield CNA.FC_CON1()
+
+
+def emit_weight_address(place: Place) -> Iterator[Command]:
+    """Where the weights are, and that they are not compressed (npu.md §3.4)."""
+    yield CNA.DCOMP_CTRL()
+    yield CNA.DCOMP_REGNUM()
+    yield Address(CNA.DCOMP_ADDR0, place)
+    yield from (register() for register in DCOMP_AMOUNTS)

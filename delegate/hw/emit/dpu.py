@@ -105,9 +105,7 @@ def emit_elementwise_stage(tile: ConvTile) -> Iterator[Command]:
         yield DPU.EW_CVT_OFFSET_VALUE()
         yield DPU.EW_CVT_SCALE_VALUE(ew_op_cvt_scale=1)
     elif addend is None:
-        yield DPU.EW_CFG(ew_relu_bypass=1, ew_op_cvt_bypass=1, ew_lut_bypass=1, ew_op_bypass=1, ew_bypass=1)
-        yield DPU.EW_CVT_OFFSET_VALUE()
-        yield DPU.EW_CVT_SCALE_VALUE(ew_op_cvt_scale=1)
+        yield from emit_no_elementwise()
     else:
         yield DPU.EW_CFG(
             ew_cvt_type=ADD_FIRST,
@@ -121,6 +119,13 @@ def emit_elementwise_stage(tile: ConvTile) -> Iterator[Command]:
         yield DPU.EW_CVT_OFFSET_VALUE(ew_op_cvt_offset=addend.offset)
         yield DPU.EW_CVT_SCALE_VALUE(ew_op_cvt_shift=addend.shift, ew_op_cvt_scale=addend.multiplier)
     yield DPU.EW_RELUX_CMP_VALUE()
+
+
+def emit_no_elementwise() -> Iterator[Command]:
+    """EW bypassed, its converter the identity."""
+    yield DPU.EW_CFG(ew_relu_bypass=1, ew_op_cvt_bypass=1, ew_lut_bypass=1, ew_op_bypass=1, ew_bypass=1)
+    yield DPU.EW_CVT_OFFSET_VALUE()
+    yield DPU.EW_CVT_SCALE_VALUE(ew_op_cvt_scale=1)
 
 
 def emit_no_table() -> Iterator[Command]:

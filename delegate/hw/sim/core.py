@@ -173,17 +173,18 @@ def accumulate_float(full: Floats, kernels: Floats, window: Window, core: Core, 
     return out
 
 
+@np.errstate(all="ignore")
 def exact_products(left: Floats, right: Floats) -> Floats:
     """left (p, n) times right (k, n) transposed: each sum of n products exact, rounded once to single (S-66, F-57).
 
     A double sum that is not near the middle between two singles rounds to the right one; the others are summed with
-    an error term.
+    an error term. Sums that are not finite are IEEE's (nobody measured them).
     """
     a, b = left.astype(np.float64), right.astype(np.float64)
     total = a @ b.T
     slack = (np.abs(a) @ np.abs(b).T) * (left.shape[1] * 2.0**-52)
     rounded = total.astype(np.float32)
-    unsure = ((total - slack).astype(np.float32) != (total + slack).astype(np.float32)) & (slack > 0)
+    unsure = ((total - slack).astype(np.float32) != (total + slack).astype(np.float32)) & np.isfinite(total)
     if unsure.any():
         at, to = np.nonzero(unsure)
         rounded[at, to] = exact_sums(a[at] * b[to])

@@ -14,7 +14,7 @@ import numpy as np
 from delegate.errors import SimulatorError
 from delegate.hw.registers import Register
 from delegate.hw.regs import CORE, DPU, PPU
-from delegate.hw.sim import answers, cna, core, dpu, dpu_rdma, fast, fetch, ppu, stages, writer
+from delegate.hw.sim import answers, cna, core, dpu, dpu_rdma, fast, fetch, ppu, products, stages, writer
 from delegate.hw.sim.cna import Front, Weights
 from delegate.hw.sim.dpu_rdma import LaneValues, Reader
 from delegate.hw.sim.lookup import Bools, Rounding
@@ -139,13 +139,18 @@ class Convolution:
     dpu: dpu.Dpu
     reader: Reader | None
     pad_lanes: bool  # see fetch.pad_values
+    product: bool = False  # a matrix product whose sums are worked out by the fast path
 
     def run(self, memory: AddressSpace, buffers: Buffers, task: str) -> None:
         writer.check_mapped(memory, self.dpu.writer, task)
-        kernels = buffers.fetch_kernels(memory, self.front.weights, task).numbers()
+        kernels = buffers.fetch_kernels(memory, self.front.weights, task)
         numbers = fetch_features(memory, buffers, self.front, task)
         lane = scale_lane(memory, self.dpu, self.reader, task)
-        finish(memory, buffers, self.dpu, self.reader, self.accumulate(numbers, kernels, lane, task), lane, task)
+        if self.product:
+            sums = products.multiply(numbers, kernels, self.front, self.core)
+        else:
+            sums = self.accumulate(numbers, kernels.numbers(), lane, task)
+        finish(memory, buffers, self.dpu, self.reader, sums, lane, task)
 
     def accumulate(self, numbers: Numbers, kernels: Numbers, scale_lane: LaneValues, task: str) -> Numbers:
         """What enters the DPU's BS stage, (pixels, channels): the accumulators, CPEND included."""
@@ -252,7 +257,8 @@ def decode_pass(regs: TaskRegisters, fired: frozenset[str], soc: Soc, options: O
     _check_work(
         regs, CORE.DATAOUT_SIZE_0, fetch.padded_elements(front.features, front.window, (plan.height, plan.width))
     )
-    convolution = Convolution(front, array, plan, reader_or_none, options.pad_lanes)
+    product = not options.plain and products.suits(front, array, plan)
+    convolution = Convolution(front, array, plan, reader_or_none, options.pad_lanes, product)
     if options.plain or not fast.suits(convolution):
         return convolution
     return fast.FastConvolution(convolution)

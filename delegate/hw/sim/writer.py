@@ -140,14 +140,14 @@ def write(memory: AddressSpace, plan: Writer, values: Stored, task: str) -> None
 def write_surfaces(memory: AddressSpace, plan: Writer, raw: Stored, task: str) -> None:
     """Writes (surfaces, pixels, elements of an atom) to where the groups and rows of the plan lie."""
     count, _, atom = raw.shape
-    surfaces = raw.reshape(count, plan.height, plan.width, atom)
-    for first in range(0, count, plan.surfaces):
-        last = min(first + plan.surfaces, count)
-        address = plan.address + first // plan.surfaces * plan.group_pitch
-        shape = (last - first, plan.height, plan.width, atom)
-        strides = (plan.surface_pitch, plan.row_pitch, 16, raw.dtype.itemsize)
-        view = memory.strided(address, shape, strides, raw.dtype, f"{task}: DPU output")
-        view[...] = surfaces[first:last]
+    whole, rest = divmod(count, plan.surfaces)
+    for first, groups, held in ((0, whole, plan.surfaces), (whole * plan.surfaces, 1, rest)):
+        if groups and held:
+            shape = (groups, held, plan.height, plan.width, atom)
+            strides = (plan.group_pitch, plan.surface_pitch, plan.row_pitch, 16, raw.dtype.itemsize)
+            address = plan.address + first // plan.surfaces * plan.group_pitch
+            view = memory.strided(address, shape, strides, raw.dtype, f"{task}: DPU output")
+            view[...] = raw[first : first + groups * held].reshape(shape)
 
 
 def _write_transposed(memory: AddressSpace, plan: Writer, raw: Stored, task: str) -> None:

@@ -12,10 +12,9 @@ from delegate.compile import compile_graph
 from delegate.errors import DelegateError
 from delegate.hw.layout import align
 from delegate.hw.soc import EVERY_FORM, SOCS
-from delegate.hw.task import Program
+from delegate.hw.task import Program, located
 from delegate.ir import Array, Graph, Node, Quant, Tensor
 from delegate.partition import taken
-from delegate.runtime import VALUE_MASK, VALUE_SHIFT
 from delegate.tflite import read_model
 from delegate.tools.capture import Capture, load
 from delegate.tools.mutate.subjects import PAGE, Start, Stream, Subject
@@ -130,10 +129,7 @@ def from_program(program: Program, name: str, rng: np.random.Generator, chained:
             regcmd = index
         image.append((address, content, 0))
         address += len(content) + PAGE
-    words = [task.words.copy() for task in program.tasks]
-    for r in program.relocations:
-        keep = int(words[r.task][r.word]) & ~(VALUE_MASK << VALUE_SHIFT)
-        words[r.task][r.word] = keep | image[r.buffer][0] + r.offset << VALUE_SHIFT
+    words = located(program, [start for start, _, _ in image])
     streams, offset = [], 0
     for part in words:
         streams.append(Stream(image[regcmd][0] + offset, part))

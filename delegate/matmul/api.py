@@ -1,0 +1,371 @@
+"""``Matmul``: B stays in the NPU's memory, many A are multiplied by it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from delegate.errors import DeviceError, MatmulError
+from delegate.hw.device import Kernel, Memory
+from delegate.hw.emit.product import RESULTS, Form
+from delegate.hw.soc import RK3588
+from delegate.hw.task import Bytes
+from delegate.matmul.packing import LARGEST_DEPTH, Matrix, Packing, pack, packing_of
+from delegate.matmul.plan import bucket, equal_ranges
+from delegate.matmul.program import BIAS_BYTES, CoreProgram, compile_core
+from delegate.matmul.requantization import Requantization
+from delegate.matmul.run import Loaded, Share, Slot, free, load
+from delegate.options import MOST_CORES, SHORT_DEVICES
+from delegate.runtime import shared_device
+
+Output = Literal["float32", "float16", "int32"] | Requantization
+Split = Literal["columns", "rows"]
+SPLITS = ("columns", "rows")
+LARGEST_ROWS = 4096  # of A in one run; more are computed in several
+IN_FLIGHT = 2  # runs of one A that wait for each other
+
+
+class Pending:
+    """A product that runs; ``result()`` waits for it."""
+
+    def __init__(self, product: Matmul, c: Matrix) -> None:
+        self._product = product
+        self._c = c
+        self._runs: list[tuple[Slot, range]] = []
+        self._lock = threading.Lock()
+
+    def result(self) -> Matrix:
+        """C, when it is there; every call returns the same array. Raises DeviceError if the device failed."""
+        with self._lock:
+            while self._runs:
+                self._collect()
+        return self._c
+
+    def _collect(self) -> None:
+        """Waits for the earliest run and copies what it computed."""
+        slot, rows = self._runs.pop(0)
+        self._product._finish(slot, self._c[rows.start : rows.stop])
+
+
+class Matmul:
+    """``C = A @ B`` for many A; B is packed once and stays in the NPU's memory.
+
+    ``b``: (K, N), fp16 or int8, K and N up to 16384. ``output``: of fp16 "float32" (the default) or "float16", of int8
+    "int32" (the default) or a Requantization, which gives int8. ``device``, ``cores``, ``kernel``: as the delegate's
+    options of these names. ``split``: what is divided among cores, "columns" of B or "rows" of A; the latter needs a
+    copy of B for each core. ``part_depth``: the largest K of one task, a multiple of 32; a longer one is cut, and the
+    host adds the parts in fp32 or int32 in their order. The default, 8192, cuts only where it has to; less reads B less
+    often where A is tall, and rounds fp16 sums elsewhere (docs/matmul.md).
+
+    May be used from any thread. Raises MatmulError for matrices or arguments that are not taken, DeviceError if the
+    device is missing, fails, or has no memory left.
+    """
+
+    def __init__(
+        self,
+        b: Matrix,
+        output: Output | None = None,
+        device: str = "auto",
+        cores: int = 1,
+        kernel: Kernel = "rocket",
+        split: Split = "columns",
+        part_depth: int = LARGEST_DEPTH,
+    ) -> None:
+        b = np.asarray(b)
+        self._open(packing_of(b, part_depth), pack(b, part_depth), output, device, cores, kernel, split)
+
+    @classmethod
+    def from_packed(
+        cls,
+        packed: Bytes | bytes | memoryview,
+        shape: tuple[int, int],
+        dtype: npt.DTypeLike,
+        output: Output | None = None,
+        device: str = "auto",
+        cores: int = 1,
+        kernel: Kernel = "rocket",
+        split: Split = "columns",
+        part_depth: int = LARGEST_DEPTH,
+    ) -> Self:
+        """A product by a B that ``pack`` made, from a memory-mapped file for instance; ``shape``: (K, N)."""
+        self = cls.__new__(cls)
+        packing = Packing(np.dtype(dtype).name, *shape, part_depth)
+        content = np.frombuffer(packed, np.uint8)
+        if content.size != packing.size:
+            raise MatmulError(f"{content.size} bytes of packed B: {packing.size} for {shape} of {packing.element}")
+        self._open(packing, content, output, device, cores, kernel, split)
+        return self
+
+    def _open(
+        self,
+        packing: Packing,
+        packed: Bytes,
+        output: Output | None,
+        device: str,
+        cores: int,
+        kernel: Kernel,
+        split: str,
+    ) -> None:
+        if not 1 <= cores <= MOST_CORES:
+            raise MatmulError(f"cores is {cores}: 1 to {MOST_CORES}")
+        if split not in SPLITS:
+            raise MatmulError(f"split is {split!r}: {' or '.join(SPLITS)}")
+        self.shape, self.dtype = (packing.depth, packing.columns), np.dtype(packing.element)
+        self._packing = packing
+        self._requantization = output if isinstance(output, Requantization) else None
+        self._form, self._result = forms_of(packing, output)
+        self._lock = threading.Lock()
+        self._compiled: dict[tuple[int, int], CoreProgram] = {}
+        self._idle: dict[int, list[Slot]] = {}
+        self._slots: list[Slot] = []
+        self._given: dict[int, Slot] = {}  # by the address of its A
+        self._closed = False
+        self._split = split
+        self._cores = cores
+        self._device = shared_device(SHORT_DEVICES.get(device, device), cores, kernel)
+        self._shares: list[Share] = []
+        try:
+            self._place(packed)
+        except BaseException:
+            self.close()
+            raise
+
+    def _place(self, packed: Bytes) -> None:
+        """Puts B where the cores find it."""
+        whole = range(self._packing.padded_columns)
+        by_column = equal_ranges(len(whole), -(-len(whole) // self._cores), self._packing.group)
+        converts = self._form.quantizes
+        bias = self._requantization.bias_of(self.shape[1]) if self._requantization and converts else None
+        for columns in by_column if self._split == "columns" else [whole] * self._cores:
+            pieces = self._packing.slices(columns)
+            space = self._device.space()
+            size = sum(piece.stop - piece.start for piece in pieces)
+            memory = self._allocate(size + (BIAS_BYTES * len(columns) if converts else 0), space)
+            self._shares.append(Share(columns, space, memory))
+            at = 0
+            for piece in pieces:
+                memory.view[at : at + piece.stop - piece.start] = packed[piece]
+                at += piece.stop - piece.start
+            if bias is not None:
+                own = bias[columns.start : columns.stop]
+                memory.view[at : at + own.nbytes] = own.astype("<i4").view(np.uint8)
+            self._device.flush(memory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, a: Matrix, out: Matrix | None = None) -> Matrix:
+        """``a`` (M, K) @ B: (M, N), in ``out`` where it is given."""
+        return self.submit(a, out).result()
+
+    def submit(self, a: Matrix, out: Matrix | None = None) -> Pending:
+        """Starts ``a`` (M, K) @ B. ``a`` may be changed afterwards, unless it is an ``input()``."""
+        a = self._checked(a)
+        c = self._checked_out(out, len(a))
+        pending = Pending(self, c)
+        given = self._given.get(a.ctypes.data) if a.flags.c_contiguous else None
+        if given is not None and given.rows >= len(a):
+            given.start(given.pattern)
+            pending._runs.append((given, range(len(a))))
+            return pending
+        for rows in equal_ranges(len(a), LARGEST_ROWS, RK3588.line_group):
+            if len(pending._runs) >= IN_FLIGHT:
+                pending._collect()
+            slot = self._take(len(rows))
+            try:
+                self._fill(slot, a[rows.start : rows.stop])
+                slot.start(slot.pattern)
+            except BaseException:
+                self._give_back(slot)
+                raise
+            pending._runs.append((slot, rows))
+        return pending
+
+    def input(self, rows: int) -> Matrix:
+        """An array (rows, K) in the NPU's own memory: given as ``a`` it is not copied. It belongs to this product, and
+        one run at a time may use it. Raises MatmulError where K is no multiple of 32, the rows are more than one run
+        computes, or several cores have memory of their own.
+        """
+        if not 1 <= rows <= LARGEST_ROWS:
+            raise MatmulError(f"input of {rows} rows: 1 to {LARGEST_ROWS}")
+        if self._packing.padded_depth != self.shape[0]:
+            raise MatmulError(
+                f"input with K = {self.shape[0]}: a multiple of {RK3588.channel_chunk}, else rows are padded"
+            )
+        if self._cores > 1:
+            raise MatmulError(f"input for {self._cores} cores: each has memory of its own; pass any array")
+        slot = self._take(rows)
+        _, view = next(slot.a_views(self.dtype))
+        view[...] = 0
+        a = view[:rows]
+        self._given[a.ctypes.data] = slot
+        return a
+
+    def close(self) -> None:
+        """Gives the NPU's memory back; products that run are waited for."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            slots, self._slots, self._idle = self._slots, [], {}
+            self._given = {}
+        with ExitStack() as freeing:
+            for share in self._shares:
+                freeing.callback(self._device.free, share.b)
+            for slot in slots:
+                freeing.callback(free, self._device, slot.parts)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise MatmulError("this product is closed")
+
+    def _checked(self, a: Matrix) -> Matrix:
+        """A as a matrix; raises MatmulError for another type or shape than B asks for."""
+        self._check_open()
+        a = np.asarray(a)
+        if a.ndim != 2 or a.shape[1] != self.shape[0] or not len(a):
+            raise MatmulError(f"A has the shape {a.shape}: (M, {self.shape[0]}) for B {self.shape}, M at least 1")
+        if a.dtype != self.dtype:
+            raise MatmulError(f"A is {a.dtype}, B {self.dtype}: both have to be the same; convert A with astype")
+        return a
+
+    def _checked_out(self, out: Matrix | None, rows: int) -> Matrix:
+        """Where C goes; raises MatmulError where it does not fit."""
+        wanted = (rows, self.shape[1])
+        if out is None:
+            return np.empty(wanted, self._result)
+        if out.shape != wanted or out.dtype != self._result or not out.flags.writeable:
+            raise MatmulError(f"out is {out.dtype} {out.shape}: a writeable array of {self._result} {wanted}")
+        return out
+
+    def _allocate(self, size: int, space: int) -> Memory:
+        """Memory of the device; idle slots give theirs where there is none left."""
+        try:
+            return self._device.allocate(size, space)
+        except DeviceError:
+            with self._lock:
+                idle = [slot for slots in self._idle.values() for slot in slots]
+                self._idle = {}
+                self._slots = [slot for slot in self._slots if slot not in idle]
+            for slot in idle:
+                free(self._device, slot.parts)
+        try:
+            return self._device.allocate(size, space)
+        except DeviceError as error:
+            text = f"{self.dtype} B {self.shape} needs {size} bytes more in the NPU's memory of 4 GiB: {error}"
+            raise DeviceError(text, error.errno) from error
+
+    def _take(self, rows: int) -> Slot:
+        """A slot that nobody uses, for so many rows."""
+        size = bucket(rows)
+        with self._lock:
+            self._check_open()
+            idle = self._idle.get(size)
+            if idle:
+                return idle.pop()
+        slot = self._build(size)
+        with self._lock:
+            self._slots.append(slot)
+        return slot
+
+    def _give_back(self, slot: Slot) -> None:
+        with self._lock:
+            if not self._closed and slot not in self._given.values():
+                self._idle.setdefault(slot.rows, []).append(slot)
+
+    def _build(self, rows: int) -> Slot:
+        """A slot with memory of its own."""
+        if self._split == "columns":
+            row_shares = [range(rows)] * len(self._shares)
+        else:
+            row_shares = equal_ranges(rows, -(-rows // self._cores), RK3588.line_group)
+        parts: list[Loaded] = []
+        with ExitStack() as undo:
+            for share, own in zip(self._shares, row_shares, strict=False):  # few rows keep fewer cores busy
+                loaded = load(self._device, share, self._program(len(own), share.columns), self._allocate)
+                parts.append(loaded)
+                undo.callback(free, self._device, [loaded])
+            undo.pop_all()
+        return Slot(self._device, rows, tuple(parts), tuple(row_shares))
+
+    def _program(self, rows: int, columns: range) -> CoreProgram:
+        """A core's program; one for all cores whose share has the same size."""
+        key = (rows, len(columns))
+        program = self._compiled.get(key)
+        if program is None:
+            run = self._requantization.converter if self._requantization and self._form.quantizes else None
+            program = self._compiled[key] = compile_core(self._packing, self._form, *key, run)
+        return program
+
+    def _fill(self, slot: Slot, a: Matrix) -> None:
+        """Copies A to where the cores read it; rows that pad it are zero."""
+        for rows, view in slot.a_views(self.dtype):
+            own = a[rows.start : rows.stop]
+            view[: len(own), : self.shape[0]] = own
+            view[len(own) :] = 0
+
+    def _finish(self, slot: Slot, c: Matrix) -> None:
+        """Waits for a run and copies its result; c: (rows, N)."""
+        self._check_open()
+        try:
+            slot.finish()
+            self._read(slot, c)
+        finally:
+            self._give_back(slot)
+
+    def _read(self, slot: Slot, c: Matrix) -> None:
+        """Puts the pieces of C together, adding up the parts of the depth in their order."""
+        several = len(self._packing.parts) > 1
+        sums = np.empty(c.shape, self._form.result) if several and self._result != self._form.result else c
+        for rows, part in zip(slot.row_shares, slot.parts, strict=False):
+            own = sums[rows.start : rows.stop]
+            for index, pieces in enumerate(part.core.pieces):
+                for columns, values in piece_values(part, pieces, own.shape[0]):
+                    target = own[:, columns.start : columns.stop]
+                    values = values[:, : target.shape[1]]
+                    if index:
+                        target += values
+                    else:
+                        target[...] = values
+        if sums is not c:
+            c[...] = self._requantization.apply(sums) if self._requantization else sums
+
+
+def piece_values(part: Loaded, pieces: Any, rows: int) -> Iterator[tuple[range, Matrix]]:
+    """(columns of C, values (rows, columns)) of a part of the depth."""
+    first = part.share.columns.start
+    for piece in pieces:
+        columns = range(first + piece.columns.start, first + piece.columns.stop)
+        values = part.piece(piece)
+        if not piece.in_rows:
+            values = values[:, :rows].transpose(1, 0, 2).reshape(rows, -1)
+        yield columns, values[:rows]
+
+
+def forms_of(packing: Packing, output: Output | None) -> tuple[Form, np.dtype[Any]]:
+    """(what the NPU computes, the type of C). Parts of a cut depth are added up in 32 bits, then made what is asked."""
+    wide, narrow = RESULTS[packing.element]
+    asked = "int8" if isinstance(output, Requantization) else wide if output is None else output
+    if asked not in (wide, narrow):
+        choices = "float32 or float16" if packing.element == "float16" else "int32 or a Requantization"
+        given = "a Requantization" if asked == "int8" and packing.element != "int8" else repr(output)
+        raise MatmulError(f"output is {given}, B {packing.element}: {choices}")
+    if asked == "int8" and not isinstance(output, Requantization):
+        raise MatmulError("output is 'int8': a Requantization says how the sums become 8 bits")
+    return Form(packing.element, wide if len(packing.parts) > 1 else asked), np.dtype(asked)
+
+
+def matmul(
+    a: Matrix, b: Matrix, output: Output | None = None, device: str = "auto", cores: int = 1, kernel: Kernel = "rocket"
+) -> Matrix:
+    """``a @ b`` once; see Matmul. Of many products by the same B, Matmul packs it only once."""
+    with Matmul(b, output, device, cores, kernel) as product:
+        return product(a)

@@ -1,0 +1,142 @@
+"""A product's programs in device memory: B resident, and for each number of rows the memory of A and C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delegate import canary
+from delegate.errors import DeviceError
+from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory
+from delegate.hw.layout import align
+from delegate.hw.soc import RK3588
+from delegate.hw.task import located
+from delegate.matmul.program import COMMANDS, A, B, C, CoreProgram, Piece
+
+TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job after half a second (S-195)
+ATOM = RK3588.atom_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What one core has of a product: rows of A, columns of B and the memory that holds them."""
+
+    columns: range  # of B, whole groups, those that pad it among them
+    space: int  # of addresses, in the device
+    b: Memory
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A core's program in memory."""
+
+    share: Share
+    core: CoreProgram
+    memories: tuple[Memory, ...]  # as the program's buffers
+    jobs: tuple[DeviceJob, ...]
+    proofs: tuple[npt.NDArray[np.uint8], ...]  # views (16) of C
+
+    @property
+    def a(self) -> Memory:
+        return self.memories[A]
+
+    @property
+    def c(self) -> Memory:
+        return self.memories[C]
+
+    def piece(self, piece: Piece) -> npt.NDArray[Any]:
+        """A view of a block of C: (rows, columns), of a cube (surfaces, rows, lanes)."""
+        raw = self.c.view[piece.offset : piece.offset + piece.size].view(piece.form.result)
+        if piece.in_rows:
+            return raw.reshape(piece.rows, len(piece.columns))
+        return raw.reshape(-1, piece.rows, ATOM // piece.form.result_bytes)
+
+
+def load(device: Device, share: Share, core: CoreProgram, allocate: Callable[[int, int], Memory]) -> Loaded:
+    """Gives a program memory and writes its command streams."""
+    program = core.program
+    memories: list[Memory] = []
+    with ExitStack() as undo:
+        for index, buffer in enumerate(program.buffers):
+            memories.append(share.b if index == B else allocate(buffer.size, share.space))
+            if index != B:
+                undo.callback(device.free, memories[-1])
+        offset, streams = 0, []
+        commands = memories[COMMANDS]
+        for stream in located(program, [memory.address for memory in memories]):
+            commands.view[offset : offset + stream.nbytes] = stream.astype("<u8").view(np.uint8)
+            streams.append(DeviceTask(commands.address + offset, len(stream)))
+            offset += align(stream.nbytes, RK3588.stream_alignment)
+        device.flush(commands)
+        undo.pop_all()
+    tasks = iter(streams)
+    jobs = tuple(
+        DeviceJob(
+            tuple(next(tasks) for _ in job.tasks),
+            job.chains,
+            tuple(memories[index] for index in job.reads),
+            tuple(memories[index] for index in job.writes),
+        )
+        for job in program.jobs
+    )
+    proofs = tuple(memories[C].view[place : place + ATOM] for place in core.proofs)
+    return Loaded(share, core, tuple(memories), jobs, proofs)
+
+
+def free(device: Device, loaded: Sequence[Loaded]) -> None:
+    """Gives back all memory but B's."""
+    with ExitStack() as freeing:
+        for part in loaded:
+            for index, memory in enumerate(part.memories):
+                if index != B:
+                    freeing.callback(device.free, memory)
+
+
+@dataclass(eq=False)
+class Slot:
+    """Memory and programs of all cores for one run at a time of up to ``rows`` rows."""
+
+    device: Device
+    rows: int
+    parts: tuple[Loaded, ...]
+    row_shares: tuple[range, ...]  # the rows that each core computes
+
+    def __post_init__(self) -> None:
+        self.places = [place for part in self.parts for place in part.proofs]
+        self.jobs = [job for part in self.parts for job in part.jobs]
+        self.written = tuple(part.c for part in self.parts)
+        self.pattern = canary.patterns()[0]
+        self.ticket: object = None
+
+    def a_views(self, dtype: npt.DTypeLike) -> Iterator[tuple[range, npt.NDArray[Any]]]:
+        """For each core the rows it takes and its A, (bucket of rows, padded depth)."""
+        for rows, part in zip(self.row_shares, self.parts, strict=True):
+            yield rows, part.a.view.view(dtype).reshape(part.core.rows, -1)
+
+    def start(self, pattern: npt.NDArray[np.uint8]) -> None:
+        """Submits all jobs; A is in its memory."""
+        self.pattern = pattern
+        canary.arm(self.places, pattern)
+        for part in self.parts:
+            self.device.flush(part.a)
+            self.device.flush(part.c)
+        self.ticket = self.device.submit(self.jobs)
+
+    def finish(self) -> None:
+        """Waits; tries once more where C was not written (see delegate.canary). Raises DeviceError."""
+        self.device.wait(self.ticket, TIMEOUT, self.written)
+        if not canary.untouched(self.places, self.pattern):
+            return
+        self.start(~self.pattern)
+        self.device.wait(self.ticket, TIMEOUT, self.written)
+        left = canary.untouched(self.places, self.pattern)
+        if left:
+            raise DeviceError(
+                f"device {self.device.name}: {left} of {len(self.places)} jobs of a product ended twice without "
+                "writing their last rows: they hung or were dropped; `dmesg` may say why"
+            )
