@@ -1,13 +1,14 @@
 """One simulated NPU core: PC, which fetches command streams, and the pass through the blocks each stream fires.
 
 A stream is decoded once for each register state it meets (all checks are made then); later runs find the decoded task
-by the bytes of the stream and the state, both compared in full. Registers survive tasks and jobs (F-12); a task sees
-all that those before it wrote (F-13).
+by the bytes of the stream and the state, both compared in full. Where a new state differs only in what the stream
+overwrites or nobody asked for, the decoding is taken over. Registers survive tasks and jobs (F-12); a task sees all
+that those before it wrote (F-13).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -47,6 +48,34 @@ class Decoded:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A decoded stream, what its decoding depended on beside its words and the pointers, and what it writes."""
+
+    decoded: Decoded
+    inherited: Mapping[Register, int | None]  # of the groups that are executed; None: not written since the reset
+    writes: Mapping[tuple[type[Block], int], Mapping[int, int]]  # by block and register group
+    executed: Mapping[type[Block], int]  # group of each fired block
+
+    def holds_in(self, state: CoreState) -> bool:
+        """Whether another state with the same pointers would decode the same."""
+        blocks, executed = state.blocks, self.executed
+        return state.tables == LookupTables() and all(
+            blocks[register.block].groups[executed[register.block]].get(register.offset) == value
+            for register, value in self.inherited.items()
+        )
+
+    def met_in(self, state: CoreState) -> tuple[TaskRegisters, CoreState]:
+        """What the fired blocks execute in such a state, and the state after the task."""
+        groups = {block: list(each.groups) for block, each in state.blocks.items()}
+        for (block, group), written in self.writes.items():
+            groups[block][group] = {**groups[block][group], **written}
+        executed = {block: groups[block][group] for block, group in self.executed.items()}
+        after = {b: replace(each, groups=(groups[b][0], groups[b][1])) for b, each in self.decoded.state.blocks.items()}
+        registers = replace(self.decoded.registers, groups=executed, asked=set(), _decoded={})
+        return registers, CoreState(after, state.tables)
+
+
 @dataclass
 class Stream:
     """A stream while it is decoded: the state it writes and what it says about its successor."""
@@ -59,6 +88,7 @@ class Stream:
     table_config: dict[str, int] | None = None
     table_position: int = 0
     armed: set[type[Block]] = field(default_factory=set)  # blocks whose S_POINTER is written
+    writes: dict[tuple[type[Block], int], dict[int, int]] = field(default_factory=dict)  # by block and group
     warnings: list[str] = field(default_factory=list)
 
 
@@ -85,6 +115,7 @@ class Machine:
         self.warnings: dict[str, int] = {}
         self.tasks = 0  # fired since the start, for messages
         self._decoded: dict[tuple[int, bytes], Decoded] = {}
+        self._known: dict[tuple[Hashable, bytes], Known] = {}
         self._state_ids: dict[Hashable, int] = {}
         self._state_count = 0
         self._buffers = Buffers(self.warn)
@@ -174,9 +205,18 @@ class Machine:
         if decoded is None:
             if len(self._decoded) >= DECODED_LIMIT:
                 self._decoded.clear()
+                self._known.clear()
                 self._state_ids = {self._state.key(): self._state_id}
-            decoded = self._decoded[key] = self._decode(raw, task)
+            decoded = self._decoded[key] = self._recall(raw) or self._decode(raw, task)
         return decoded
+
+    def _recall(self, raw: bytes) -> Decoded | None:
+        """A stream in a state that it has not met, if it was decoded in one that does not differ for it."""
+        known = self._known.get((self._state.flags, raw))
+        if known is None or not known.holds_in(self._state):
+            return None
+        registers, state = known.met_in(self._state)
+        return replace(known.decoded, registers=registers, state=state, state_id=self._identify(state))
 
     def _stream_bytes(self, address: int, words: int, task: str) -> bytes:
         """The words of a stream; a prefetch may reach past the end of the buffer, its tail then reads as no-ops."""
@@ -194,7 +234,7 @@ class Machine:
             except RegisterError as error:
                 raise SimulatorError(f"{task}: word {index}: {error}") from None
             if command.kind == "fire":
-                return self._fire(stream, command.value, index + 1, task)
+                return self._fire(stream, command.value, index + 1, raw, task)
             if command.kind == "sync":
                 if split(word) != (SYNC_TARGET, 0, 0):
                     raise SimulatorError(f"{task}: word {index} = {word:#018x}: a sync word carries nothing (F-10)")
@@ -203,7 +243,7 @@ class Machine:
                 write_register(stream, command.register, command, f"{task}: word {index}")
         raise SimulatorError(f"{task}: no fire word (target 0x0081) in {len(words)} words: the task never completes")
 
-    def _fire(self, stream: Stream, mask: int, words: int, task: str) -> Decoded:
+    def _fire(self, stream: Stream, mask: int, words: int, raw: bytes, task: str) -> Decoded:
         """Snapshots the groups that the fired blocks execute, builds their pass, and flips the pointers."""
         try:
             names = fire_names(mask)
@@ -230,7 +270,17 @@ class Machine:
             for block in fired
             if block not in (CNA, CORE) and blocks[block].executer_toggles and block not in stream.armed
         )
-        return Decoded(work, registers, state, state_id, stream.link, amount, words, unarmed, tuple(stream.warnings))
+        found = Decoded(work, registers, state, state_id, stream.link, amount, words, unarmed, tuple(stream.warnings))
+        if self._state.tables == tables == LookupTables():
+            executed = {block: blocks[block].executer for block in fired}
+            before = self._state.blocks
+            inherited = {
+                register: before[register.block].groups[executed[register.block]].get(register.offset)
+                for register in registers.asked
+                if register.offset not in stream.writes.get((register.block, executed[register.block]), {})
+            }
+            self._known[self._state.flags, raw] = Known(found, inherited, stream.writes, executed)
+        return found
 
 
 def write_register(stream: Stream, register: Register, command: Command, where: str) -> None:
@@ -266,6 +316,7 @@ def write_register(stream: Stream, register: Register, command: Command, where: 
             raise SimulatorError(f"{where}: {error}") from None
         stream.table_position += 1
     stream.state.blocks[block].write(register.offset, command.value)
+    stream.writes.setdefault((block, stream.state.blocks[block].pointer), {})[register.offset] = command.value
 
 
 def _write_pc(stream: Stream, register: Register, value: int, where: str) -> None:

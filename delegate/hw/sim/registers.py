@@ -95,10 +95,14 @@ class BlockState:
     def copy(self) -> BlockState:
         return replace(self, groups=(dict(self.groups[0]), dict(self.groups[1])))
 
+    @property
+    def flags(self) -> tuple[int, int, bool, bool, bool]:
+        """All but the groups."""
+        return self.pointer, self.executer, self.pointer_toggles, self.executer_toggles, self.pointer_toggles_itself
+
     def key(self) -> Hashable:
         """Equal keys mean equal states."""
-        flags = (self.pointer, self.executer, self.pointer_toggles, self.executer_toggles, self.pointer_toggles_itself)
-        return (flags, *(tuple(sorted(group.items())) for group in self.groups))
+        return (self.flags, *(tuple(sorted(group.items())) for group in self.groups))
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,11 @@ class CoreState:
     def copy(self) -> CoreState:
         return CoreState({block: state.copy() for block, state in self.blocks.items()}, self.tables)
 
+    @property
+    def flags(self) -> Hashable:
+        """Where the pointers of all blocks stand, and how they move."""
+        return tuple(state.flags for state in self.blocks.values())
+
     def key(self) -> Hashable:
         return (self.tables, *(state.key() for state in self.blocks.values()))
 
@@ -140,13 +149,16 @@ class TaskRegisters:
     groups: Mapping[type[Block], Mapping[int, int]]
     tables: LookupTables
     warn: Callable[[str], None]
+    asked: set[Register] = field(default_factory=set, compare=False, repr=False)  # registers that anything depends on
     _decoded: dict[Register, dict[str, int]] = field(default_factory=dict, compare=False, repr=False)
 
     def written(self, register: Register) -> bool:
+        self.asked.add(register)
         return register.offset in self.groups[register.block]
 
     def value(self, register: Register) -> int:
         """The 32 bits of a register, without the bits that are known to be ignored."""
+        self.asked.add(register)
         value = self.groups[register.block].get(register.offset)
         if value is None:
             value = UNWRITTEN.get(register, register.reset)
