@@ -14,7 +14,7 @@ from rich.table import Table
 from delegate.errors import ModelError
 from delegate.weights.checkpoint import open_checkpoint
 from delegate.weights.convert import convert
-from delegate.weights.packed import MAGIC, Description, PackedWeights
+from delegate.weights.packed import Description, PackedWeights, is_packed
 
 Row = dict[str, object]
 
@@ -58,7 +58,7 @@ def convert_shown(path: Path, output: Path) -> tuple[Description, int]:
 
 def inspect(path: Path, verify: bool, as_json: bool) -> bool:
     """Prints what a file of packed weights, or a checkpoint, holds; False if ``verify`` finds a damaged tensor."""
-    if not path.is_dir() and _begins(path) == MAGIC:
+    if is_packed(path):
         return _inspect_packed(PackedWeights(path), verify, as_json)
     if verify:
         raise ModelError(f"{path} is a checkpoint, which has no checksums; --verify is for packed weights")
@@ -67,14 +67,6 @@ def inspect(path: Path, verify: bool, as_json: bool) -> bool:
     rows: list[Row] = [{"name": name, "shape": list(tensor.shape)} for name, tensor in source.tensors.items()]
     _print(path, model, rows, as_json)
     return True
-
-
-def _begins(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _inspect_packed(packed: PackedWeights, verify: bool, as_json: bool) -> bool:

@@ -177,6 +177,17 @@ def _parse(content: bytes, where: object) -> Description:
         raise ModelError(f"{where}: its description cannot be read; convert it again ({error})") from error
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file begins as packed weights do; raises ModelError for one that cannot be read."""
+    try:
+        if path.is_dir():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 class PackedWeights:
     """A file of packed weights, mapped: nothing is read before it is used, and nothing copied."""
 

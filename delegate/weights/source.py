@@ -14,6 +14,7 @@ from delegate.errors import ModelError
 
 Array = npt.NDArray[Any]
 LARGEST = 1 << 24  # of any size in a header; what is beyond is a damaged file, not a model
+MOST_LAYERS = 1024  # of which each is nine tensors to keep a list of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Llama:
     def check(self, where: object) -> None:
         """Raises ModelError where the sizes are those of no Llama."""
         for name, value in asdict(self).items():
-            if not 0 < value <= LARGEST:
+            if not 0 < value <= (MOST_LAYERS if name == "layers" else LARGEST):
                 raise ModelError(f"{where}: {name} is {value}; the file is damaged or no Llama")
         if self.dim % self.heads or self.heads % self.kv_heads or self.head % 2:
             raise ModelError(

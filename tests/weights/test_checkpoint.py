@@ -107,6 +107,7 @@ def test_matrices_that_take_the_same_vector_are_one(tmp_path: Path) -> None:
         (lambda content: struct.pack("<i", 62) + content[4:], "4 heads .* do not divide 62"),
         (lambda content: content[:4] + struct.pack("<i", 96) + content[8:], "longer than its header says"),
         (lambda content: content[:12] + struct.pack("<i", 0) + content[16:], "heads is 0"),
+        (lambda content: content[:8] + struct.pack("<i", 1 << 19) + content[12:], "layers is 524288"),
         (lambda content: b"\x7fELF" + content[4:], r"no checkpoint: .*b'\\x7fELF'"),
         (lambda content: b"", "no checkpoint"),
     ],
