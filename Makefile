@@ -1,5 +1,6 @@
 # make            builds libteflon.so (and .venv, which everything runs in)
 # make classify   classifies a picture with the embedded model on the simulator
+# make llama      tells a story with the embedded language model
 # make test       all tests          make check   ruff, mypy, import rules
 # make bench      measurements       make clean   removes what was built, and .venv
 #
@@ -11,13 +12,16 @@ SOURCES := $(addprefix delegate/,loader.c embed.c tflite_c_api.h bootstrap.py bu
 CANDIDATES := $(PYTHON3) python3.11 python3 python3.12 python3.13 python3.14
 IS_GOOD := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: all classify test check bench clean
+.PHONY: all classify llama test check bench clean
 .DELETE_ON_ERROR:
 
 all: delegate/libteflon.so
 
 classify: delegate/libteflon.so
 	$(PYTHON) classification.py $(ARGUMENTS)
+
+llama: delegate/libteflon.so
+	$(PYTHON) examples/llama/run.py $(ARGUMENTS)
 
 test: delegate/libteflon.so $(VENV)/.installed-test
 	$(PYTHON) -m pytest -n auto $(ARGUMENTS)
