@@ -2,17 +2,22 @@
 # make classify   classifies a picture with the embedded model on the simulator
 # make llama      tells a story with the embedded language model
 # make test       all tests          make check   ruff, mypy, import rules
+#                 DEVICE=rocket or DEVICE=rknpu: through that driver, on the stand-in
 # make bench      measurements       make clean   removes what was built, and .venv
+# make wheels     wheels for x86-64 and aarch64 in dist/; the latter is tried under qemu-user, where that is installed
+# make clients    other people's programs on the stand-in, under qemu-user
 #
 # PYTHON3=python3.12 make …   picks the Python that .venv is made of; otherwise 3.11, or the first newer one.
 
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
+DEVICE ?= simulator
+STAND_IN = $(if $(filter-out simulator,$(DEVICE)),$(PYTHON) -m delegate shim --nodes $(DEVICE) --)
 SOURCES := $(addprefix delegate/,loader.c embed.c tflite_c_api.h bootstrap.py build.py $(addprefix hw/shim/,preload.c files.h directories.h nodes.h wire.h))
 CANDIDATES := $(PYTHON3) python3.11 python3 python3.12 python3.13 python3.14
 IS_GOOD := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: all classify llama test check bench clean
+.PHONY: all classify llama test check bench wheels clients clean
 .DELETE_ON_ERROR:
 
 all: delegate/libteflon.so
@@ -24,7 +29,7 @@ llama: delegate/libteflon.so
 	$(PYTHON) examples/llama/run.py $(ARGUMENTS)
 
 test: delegate/libteflon.so $(VENV)/.installed-test
-	$(PYTHON) -m pytest -n auto $(ARGUMENTS)
+	$(STAND_IN) $(PYTHON) -m pytest -n auto --device $(DEVICE) $(ARGUMENTS)
 
 check: delegate/libteflon.so $(VENV)/.installed-dev
 	$(PYTHON) -m ruff check .
@@ -34,6 +39,12 @@ check: delegate/libteflon.so $(VENV)/.installed-dev
 
 bench: delegate/libteflon.so $(VENV)/.installed-test
 	$(PYTHON) -m benchmarks.speed $(ARGUMENTS)
+
+wheels: delegate/libteflon.so $(VENV)/.installed-release
+	$(PYTHON) -m release.wheels $(ARGUMENTS)
+
+clients: delegate/libteflon.so $(VENV)/.installed-release
+	$(PYTHON) -m release.clients $(ARGUMENTS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info delegate/*.so delegate/hw/shim/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

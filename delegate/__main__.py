@@ -169,17 +169,28 @@ def replay(
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="folder for the results as .npy")] = None,
     base: Annotated[str | None, typer.Option(help="I/O address of the first buffer (default: as recorded)")] = None,
+    device: Annotated[str | None, typer.Option(help="run it there too: simulator, rocket, rknpu or auto")] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="seconds for each capture")] = 600.0,
     summary: Annotated[bool, typer.Option("--summary", help="judge all captures; -o is the Markdown file")] = False,
 ) -> None:
     """Runs captured command streams on the simulator and reports what became of each operation.
 
-    Example: python -m delegate replay ../shared/golden/mb4 --compare ../shared/models/mesa-tests/mb4.tflite
+    A capture that the delegate's option record made has the outputs too: they are compared bit for bit. With --device
+    every submit runs on that device as well, at the addresses it gives, beside the recorded outputs, or the
+    simulator's where none were recorded.
+
+    Examples:
+
+    python -m delegate replay ../shared/golden/mb4 --compare ../shared/models/mesa-tests/mb4.tflite
+
+    TEFLON_RECORD=captures python classification.py && python -m delegate replay captures
+
+    python -m delegate replay captures --device rocket
     """
     from delegate.tools.replay_command import Request, parse_address, replay_files
     from delegate.tools.replay_summary import write_summary
 
-    request = Request(compare, tuple(input or ()), output, parse_address(base), timeout)
+    request = Request(compare, tuple(input or ()), output, parse_address(base), timeout, device)
     failed = write_summary(files, output, timeout) if summary else replay_files(files, request)
     if failed:
         raise typer.Exit(1)
@@ -241,6 +252,59 @@ def profile(
     from delegate.tools.profile.command import Outputs, board_of, run_profile
 
     run_profile(file, board_of(kernel, clock, bandwidth, cores), Outputs(csv, html, perfetto))
+
+
+bench = typer.Typer(no_args_is_help=True, help="Speed of the NPU beside the CPU's.")
+app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def benchmarks() -> None:
+    """Speed of the NPU beside the CPU's."""
+
+
+@bench.command("matmul")
+def bench_matmul(
+    sizes: Annotated[str, typer.Option(help="square products, FIRST:LAST:STEP, or none")] = "128:4096:128",
+    models: Annotated[bool, typer.Option(help="layers of public models")] = True,
+    dtype: Annotated[list[str] | None, typer.Option(help="fp16 or int8, repeatable (default: both)")] = None,
+    narrow: Annotated[bool, typer.Option(help="results of fp16 and int8 instead of fp32 and int32")] = False,
+    device: Annotated[
+        str, typer.Option(help="as the delegate's option; without an NPU its times are modelled")
+    ] = "auto",
+    kernel: Annotated[str, typer.Option(help="of the board that is modelled: rocket or rknpu")] = "rocket",
+    clock: Annotated[
+        float | None, typer.Option(min=1, help="MHz of the NPU (default: 600 with rocket, 1000 with rknpu)")
+    ] = None,
+    cores: Annotated[int, typer.Option(min=1, max=3, help="cores that share a product")] = 1,
+    cpu: Annotated[bool, typer.Option(help="numpy, and PyTorch and onnxruntime where they are installed")] = True,
+    seconds: Annotated[float, typer.Option(min=0, help="for each measurement")] = 0.2,
+    compare: Annotated[bool, typer.Option("--compare", help="published figures beside the model's")] = False,
+    csv: Annotated[Path | None, typer.Option(help="file for the times as CSV")] = None,
+    json: Annotated[Path | None, typer.Option(help="file for everything as JSON")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="file for the tables as Markdown")] = None,
+    plots: Annotated[Path | None, typer.Option(help="folder for a bar chart and a line plot, PNG and SVG")] = None,
+) -> None:
+    """Times matrix products: milliseconds, GOP/s and the share of the NPU's peak.
+
+    On a board the NPU is measured, from numpy to numpy with B in its memory. Without one its time is modelled from the
+    command words (docs/timing.md says what that is worth), without the host's copies. Each line says which it is.
+
+    Examples:
+
+    python -m delegate bench matmul --compare --plots /tmp/plots
+
+    python -m delegate bench matmul --sizes 256:1024:256 --no-models --dtype fp16 --csv times.csv
+
+    python -m delegate bench matmul --device rocket --cores 3 --json board.json
+    """
+    from delegate.options import SHORT_DEVICES
+    from delegate.tools.bench.command import Bench, Files, Wanted, run
+    from delegate.tools.profile.command import board_of
+
+    wanted = Wanted(sizes, models, dtype or ("fp16", "int8"), narrow, cpu, seconds, compare)
+    board = board_of(kernel, clock, None, cores)
+    run(Bench(SHORT_DEVICES.get(device, device), board, wanted), Files(csv, json, markdown, plots))
 
 
 @app.command()
@@ -328,6 +392,55 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="for programs")] = 
     print_report(found, json)
     if found.problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def probe(
+    device: Annotated[str, typer.Option(help="auto, rocket, rknpu or simulator")] = "auto",
+    kernel: Annotated[str, typer.Option(help="which kernel the simulator plays: rocket or rknpu")] = "rocket",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="file for the answers (default: the board's own, which the delegate reads)"
+        ),
+    ] = None,
+    risky: Annotated[
+        bool, typer.Option("--risky", help="ask what may hang a core too, last and in a process apart")
+    ] = False,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="only this question; repeatable")] = None,
+    like: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="the simulator behaves as the board of this capability file")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="print all questions as a page and run nothing")] = False,
+) -> None:
+    """Settles open questions about the silicon: runs small programs with known answers on the NPU, compares what they
+    write with each candidate behaviour, and writes a capability file. It takes a minute at most.
+
+    The delegate reads the board's own file: register programs that nobody had proven are then used where their answers
+    are as assumed (option unproven=auto). On the simulator the answers are what it is told to be.
+
+    Examples:
+
+    python -m delegate probe
+
+    python -m delegate probe --device rocket --risky -o my_board.json
+
+    python -m delegate probe --device simulator --kernel rknpu --only interpolation --only bs_clamp
+
+    python -m delegate probe --device simulator --like my_board.json
+
+    python -m delegate probe --list
+    """
+    from delegate.options import parse
+    from delegate.tools.probe.command import Request, run_probe
+    from delegate.tools.probe.page import write_page
+
+    if list_:
+        write_page(output)
+        return
+    given = parse({"device": device, "kernel": kernel}, {})
+    request = Request(given.device, given.kernel, output, risky, tuple(only or ()), None if like is None else str(like))
+    run_probe(request)
 
 
 def main() -> None:

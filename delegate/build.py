@@ -94,10 +94,14 @@ def compile_library(source: Path, target: Path, arguments: Sequence[str]) -> Non
 
 
 def build(folder: Path = FOLDER) -> tuple[Path, Path, Path]:
-    """Builds both parts and the stand-in into ``folder`` and returns their paths."""
+    """Builds both parts and the stand-in into ``folder`` and returns their paths.
+
+    TEFLON_PORTABLE=1: for other machines (release/wheels.py): no path of this machine's libpython in it.
+    """
     outer, inner, shim = (folder / name for name in library_names())
     shim.parent.mkdir(parents=True, exist_ok=True)
-    shared = sysconfig.get_config_var("Py_ENABLE_SHARED") and sysconfig.get_config_var("INSTSONAME")
+    portable = os.environ.get("TEFLON_PORTABLE", "") not in ("", "0")
+    shared = not portable and sysconfig.get_config_var("Py_ENABLE_SHARED") and sysconfig.get_config_var("INSTSONAME")
     libpython = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib", shared) if shared else ""
     macros = [f'-DTEFLON_PYTHON="{python_version()}"', f'-DTEFLON_LIBPYTHON="{libpython}"']
     with tempfile.TemporaryDirectory() as scratch:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,18 @@ def whole_graph(tensors: Mapping[int, Tensor], nodes: Sequence[Node]) -> Graph:
     written = dict.fromkeys(tensor.index for node in nodes for tensor in node.outputs)
     inputs = tuple(index for index in read if index not in written)
     return Graph(tensors, tuple(nodes), inputs, tuple(index for index in written if index not in read))
+
+
+def with_shapes(part: Graph, shape_of: Callable[[int], tuple[int, ...]]) -> Graph:
+    """A partition whose computed tensors have other shapes; ``shape_of`` gives them by index."""
+    own = {t.index: t for node in part.nodes for t in (*node.inputs, *node.outputs) if t is not None}
+    changed = {index: replace(t, shape=shape_of(index)) if t.data is None else t for index, t in own.items()}
+
+    def node_of(node: Node) -> Node:
+        inputs = tuple(None if tensor is None else changed[tensor.index] for tensor in node.inputs)
+        return replace(node, inputs=inputs, outputs=tuple(changed[tensor.index] for tensor in node.outputs))
+
+    return replace(part, tensors={**part.tensors, **changed}, nodes=tuple(map(node_of, part.nodes)))
 
 
 def partition_graph(graph: Graph, nodes: Iterable[int], inputs: Iterable[int], outputs: Iterable[int]) -> Graph:

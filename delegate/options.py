@@ -13,7 +13,7 @@ from delegate.partition import Selection
 
 @dataclass(frozen=True)
 class Options:
-    """``cache_dir`` None: the user's cache folder; CACHE_OFF: no cache."""
+    """``cache_dir`` None: the user's cache folder; CACHE_OFF: no cache. ``capabilities`` None: the board's own file."""
 
     device: str = "auto"
     cache_dir: str | None = None
@@ -22,10 +22,14 @@ class Options:
     cores: int = 1
     chain: str = "safe"
     unproven: str = "auto"
+    capabilities: str | None = None
     kernel: Kernel = "rocket"
     partitioning: str = "all"
     min_nodes_per_partition: int = 1
     max_delegated_partitions: int = 0  # no limit
+    record: str | None = None  # folder for captures
+    record_submits: int = 3
+    record_size: int = 256  # MiB
 
     @property
     def selection(self) -> Selection:
@@ -79,7 +83,7 @@ def integer(text: str) -> int:
     return int(text)
 
 
-def folder(text: str) -> str:
+def path(text: str) -> str:
     """A reader that takes any text but an empty one."""
     if not text:
         raise ValueError(text)
@@ -93,16 +97,18 @@ CHAIN = ("safe", "full")
 UNPROVEN = ("auto", "never", "always")
 PARTITIONING = ("all", "cost")
 LARGEST_CACHE = 1 << 20  # MiB
+MOST_SUBMITS = 1000
 MOST_CORES = 3
 
 OPTIONS: Mapping[str, Option] = {
     "device": Option("TEFLON_DEVICE", f"{', '.join(DEVICES)} (or sim)", device),
-    "cache_dir": Option("TEFLON_CACHE_DIR", f"a folder, or {CACHE_OFF}", folder),
+    "cache_dir": Option("TEFLON_CACHE_DIR", f"a folder, or {CACHE_OFF}", path),
     "cache_size": Option("TEFLON_CACHE_SIZE", f"1 to {LARGEST_CACHE} (MiB)", number(1, LARGEST_CACHE)),
     "debug": Option("TEFLON_DEBUG", ", ".join(DEBUG), choice(*DEBUG)),
     "cores": Option("TEFLON_CORES", f"1 to {MOST_CORES}", number(1, MOST_CORES)),
     "chain": Option("TEFLON_CHAIN", ", ".join(CHAIN), choice(*CHAIN)),
     "unproven": Option("TEFLON_UNPROVEN", ", ".join(UNPROVEN), choice(*UNPROVEN)),
+    "capabilities": Option("TEFLON_CAPABILITIES", "a file that `python -m delegate probe` has written", path),
     "kernel": Option("TEFLON_KERNEL", f"{', '.join(KERNELS)}: which kernel the simulator plays", choice(*KERNELS)),
     "partitioning": Option("TEFLON_PARTITIONING", ", ".join(PARTITIONING), choice(*PARTITIONING)),
     "min_nodes_per_partition": Option(
@@ -111,6 +117,9 @@ OPTIONS: Mapping[str, Option] = {
     "max_delegated_partitions": Option(
         "TEFLON_MAX_DELEGATED_PARTITIONS", "a number of partitions; 0 and less mean no limit", integer
     ),
+    "record": Option("TEFLON_RECORD", "a folder for captures of what the NPU gets", path),
+    "record_submits": Option("TEFLON_RECORD_SUBMITS", f"1 to {MOST_SUBMITS}, of a partition", number(1, MOST_SUBMITS)),
+    "record_size": Option("TEFLON_RECORD_SIZE", f"1 to {LARGEST_CACHE} (MiB)", number(1, LARGEST_CACHE)),
 }
 
 

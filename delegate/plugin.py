@@ -1,9 +1,9 @@
 """The delegate as TFLite sees it: the callbacks of libteflon.so. No exception leaves this file.
 
 create: options, device. delegate_prepare: the interpreter's graph is read, nodes are refused or accepted, each
-partition is compiled and then claimed; TFLite calls it again after a change of shapes. init: a claimed partition gets
-its kernel. prepare, invoke, free: of a kernel. Several interpreters may do so in several threads; the GIL guards the
-tables below.
+partition is compiled and then claimed. init: a claimed partition gets its kernel. prepare: it is compiled anew where
+shapes have changed since. invoke, free: of a kernel. Several interpreters may do so in several threads; the GIL guards
+the tables below.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ from typing import Any
 from _teflon import ffi, lib
 
 from delegate import trace
-from delegate.context import int_array, partition_graph, read_context, view
+from delegate.context import int_array, partition_graph, read_context, view, with_shapes
 from delegate.errors import CompileError, DelegateError
 from delegate.ir import Array, Graph
 from delegate.options import Options, parse
-from delegate.partition import verdicts
-from delegate.runtime import Session, shared_device, target_of
+from delegate.partition import refusals, verdicts
+from delegate.runtime import Session, passed_over, shared_device, target_of
 
 OK, ERROR = 0, 1  # TfLiteStatus
+# TfLiteDelegateFlags, as upstream's Teflon sets them: a model with tensors whose size is known only while it runs is
+# not refused as a whole, and TFLite tells each kernel the shapes that result from a new one.
+ALLOW_DYNAMIC_TENSORS, REQUIRE_PROPAGATED_SHAPES = 1, 2
+RELOAD = "give the model's file these shapes, so that it is left to the CPU"
 
 
 @dataclass
@@ -36,7 +40,7 @@ class Kernel:
 
     session: Session
     graph: Graph
-    verbose: bool
+    delegate: Delegate
     views: dict[int, tuple[int, Array]] = field(default_factory=dict)  # by tensor: address, array
 
 
@@ -86,12 +90,14 @@ def teflon_create(keys: Any, values: Any, count: int, report: Any) -> Any:
     try:
         given = {ffi.string(keys[i]).decode(): ffi.string(values[i]).decode() for i in range(count)}
         options = parse(given, os.environ)
-        device = shared_device(options.device, options.cores, options.kernel)
+        device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
         struct = ffi.new("TfLiteDelegate *")
         lib.teflon_set_prepare(struct)
+        struct.flags = ALLOW_DYNAMIC_TENSORS | REQUIRE_PROPAGATED_SHAPES
         delegates[address(struct)] = Delegate(struct, options)
         if options.debug == "verbose":
             trace.say(trace.loaded(device.name))
+            trace.say(trace.chosen(passed_over(options)))
         return struct
     except BaseException as error:
         if report:
@@ -107,7 +113,7 @@ def teflon_destroy(delegate: Any) -> None:
     delegates.pop(address(delegate), None)
 
 
-def compile_partition(graph: Graph, delegate: Delegate) -> Kernel:
+def compile_partition(graph: Graph, delegate: Delegate) -> Session:
     """Compiles a partition, or loads it from the cache; raises DelegateError."""
     if delegate.verbose:
         trace.say(trace.compiling(graph))
@@ -115,7 +121,7 @@ def compile_partition(graph: Graph, delegate: Delegate) -> Kernel:
     session = Session(graph, delegate.options)
     if delegate.verbose:
         trace.say(trace.compiled(time.perf_counter() - start, session.from_cache, session.cache_note))
-    return Kernel(session, graph, delegate.verbose)
+    return session
 
 
 def previewed(context: Any, accepted: Sequence[int]) -> list[tuple[tuple[int, ...], ...]]:
@@ -143,15 +149,16 @@ def compile_accepted(context: Any, delegate: Delegate, graph: Graph, accepted: l
         for nodes, inputs, outputs in previewed(context, accepted):
             if (address(context), nodes) in delegate.compiled:
                 continue
+            part = partition_graph(graph, nodes, inputs, outputs)
             try:
-                kernel = compile_partition(partition_graph(graph, nodes, inputs, outputs), delegate)
+                session = compile_partition(part, delegate)
             except Exception as error:
                 if isinstance(error, DelegateError) and not isinstance(error, CompileError):
                     raise  # of the device: no other partition would fare better
                 trace.say(trace.left_to_cpu(nodes, message(error)))
                 refused |= set(nodes)
             else:
-                delegate.compiled[address(context), nodes] = kernel
+                delegate.compiled[address(context), nodes] = Kernel(session, part, delegate)
         if not refused:
             break
         accepted = [node for node in accepted if node not in refused]
@@ -165,9 +172,10 @@ def forget_compiled(context: Any, delegate: Delegate) -> None:
 
 
 def release_tensors(context: Any, pointer: Any) -> None:
-    """Takes the delegate's name off the tensors of partitions that TFLite has undone after a change of shapes.
+    """Takes the delegate's name off the tensors of partitions that TFLite has undone.
 
-    TFLite leaves it there, and refuses to give such a tensor to another delegate (ai-edge-litert 2.3: XNNPACK).
+    It does so after a change of shapes where another delegate needs it. TFLite leaves the name there, and refuses to
+    give such a tensor to another delegate (ai-edge-litert 2.3: XNNPACK).
     """
     for index in range(int(context.tensors_size)):
         if context.tensors[index].delegate == pointer:
@@ -231,15 +239,29 @@ def kernel_of(node: Any) -> Kernel:
         raise DelegateError("this partition has no kernel") from None
 
 
+def compile_anew(context: Any, kernel: Kernel) -> None:
+    """Compiles a kernel's partition for the shapes that its tensors have now; raises DelegateError.
+
+    A claimed node cannot go back to the CPU.
+    """
+    graph = with_shapes(kernel.graph, lambda index: int_array(context.tensors[index].dims))
+    target = target_of(kernel.delegate.options)
+    for node in graph.nodes:
+        for reason in refusals(node, graph, target):
+            raise CompileError(f"node {node.index} {node.op} of the new shapes: {reason}; {RELOAD}")
+    session = compile_partition(graph, kernel.delegate)
+    kernel.session.close()
+    kernel.session, kernel.graph, kernel.views = session, graph, {}
+
+
 @ffi.def_extern(error=ERROR)
 def teflon_prepare(context: Any, node: Any) -> int:
-    """Checks that the shapes are those the kernel was compiled for; new ones come through delegate_prepare."""
+    """Compiles a kernel anew if its shapes are not those that it was compiled for."""
     try:
-        graph = kernel_of(node).graph
-        for index in (*graph.inputs, *graph.outputs):
-            shape, compiled = int_array(context.tensors[index].dims), graph.tensors[index].shape
-            if shape != compiled:
-                raise DelegateError(f"tensor {index} has the shape {shape} now; it was compiled for {compiled}")
+        kernel = kernel_of(node)
+        border = (*kernel.graph.inputs, *kernel.graph.outputs)
+        if any(int_array(context.tensors[i].dims) != kernel.graph.tensors[i].shape for i in border):
+            compile_anew(context, kernel)
         return OK
     except BaseException as error:
         return failed(context, error)
@@ -271,7 +293,7 @@ def teflon_invoke(context: Any, node: Any) -> int:
         kernel.session.invoke(
             arrays(context, kernel, kernel.graph.inputs), arrays(context, kernel, kernel.graph.outputs)
         )
-        if kernel.verbose:
+        if kernel.delegate.verbose:
             trace.say(trace.invoked(time.perf_counter() - start))
         return OK
     except BaseException as error:

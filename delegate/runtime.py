@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import lru_cache
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,39 @@ import platformdirs
 from delegate import cache, canary
 from delegate.compile import compile_graph
 from delegate.errors import DelegateError, DeviceError
-from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory, open_device
+from delegate.hw.capabilities import find
+from delegate.hw.device import Device, DeviceJob, DeviceTask, Kernel, Memory, check_process, open_auto, open_device
 from delegate.hw.layout import align, fill_padding, pack_features, unpack_features
+from delegate.hw.record import Recorder
 from delegate.hw.soc import FORMS, RK3588, SOCS, Soc, Target
 from delegate.hw.task import Program, located
 from delegate.ir import Graph
 from delegate.options import CACHE_OFF, Options
 
+PRIVATE = ("record", "cache_dir")  # options that a capture does not tell: they hold names of folders
 TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job of the NPU after half a second (S-195)
 
-shared_device = lru_cache(maxsize=None)(open_device)
-"""One device a process for each (name, cores, kernel): interpreters share it, and its cores."""
+
+@functools.cache
+def _opened(
+    process: int, name: str, cores: int, kernel: Kernel, capabilities: str | None
+) -> tuple[Device, tuple[str, ...]]:
+    if name == "auto":
+        return open_auto(cores, kernel, capabilities)
+    return open_device(name, cores, kernel, capabilities), ()
+
+
+def shared_device(name: str, cores: int = 1, kernel: Kernel = "rocket", capabilities: str | None = None) -> Device:
+    """One device a process for each (name, cores, kernel, capability file): interpreters share it, and its cores.
+
+    A forked child gets its own; raises DeviceError.
+    """
+    return _opened(os.getpid(), name, cores, kernel, capabilities)[0]
+
+
+def passed_over(options: Options) -> tuple[str, ...]:
+    """Why the shared device, where it is called auto, is none of those before it."""
+    return _opened(os.getpid(), options.device, options.cores, options.kernel, options.capabilities)[1]
 
 
 def cache_folder(options: Options) -> Path | None:
@@ -38,9 +62,15 @@ def cache_folder(options: Options) -> Path | None:
 
 def target_of(options: Options) -> Target:
     """The chip as the options' device offers it, with the forms that the user allows where nobody has proven them."""
-    device = shared_device(options.device, options.cores, options.kernel)
+    device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
     allowed = {"auto": device.forms, "never": frozenset[str](), "always": frozenset(FORMS)}
     return Target(RK3588, allowed[options.unproven], device.signals_pooling)
+
+
+def capability_file(options: Options) -> Path | None:
+    """The file that says which unproven forms may be used; None where the device or the user says so without one."""
+    device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
+    return find(device.name, options.capabilities) if options.unproven == "auto" else None
 
 
 def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
@@ -64,13 +94,23 @@ def obtain(graph: Graph, options: Options) -> tuple[Program, bool, str | None]:
     return program, False, note
 
 
+def device_of(options: Options) -> Device:
+    """The device for a partition: the shared one, with a recorder of its own before it where the options want that."""
+    device = shared_device(options.device, options.cores, options.kernel, options.capabilities)
+    if options.record is None:
+        return device
+    facts = {f"option {name}": value for name, value in asdict(options).items() if name not in PRIVATE}
+    return Recorder(device, Path(options.record), options.record_submits, options.record_size << 20, facts)
+
+
 class Session:
     """A partition, ready to run. May be used from any thread, by one at a time."""
 
     def __init__(self, graph: Graph, options: Options) -> None:
         self.program, self.from_cache, self.cache_note = obtain(graph, options)
         self._proofs = canary.proofs(self.program)
-        self._device = shared_device(options.device, options.cores, options.kernel)
+        self._device = device_of(options)
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._memories: list[Memory] = []
         self._jobs: list[DeviceJob] = []
@@ -126,6 +166,7 @@ class Session:
 
         Raises DeviceError if the device fails; the outputs are undefined then.
         """
+        check_process(self._process, self._device.name)
         with self._lock:
             if not self._memories:
                 raise DelegateError("this session is closed")

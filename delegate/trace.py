@@ -55,6 +55,11 @@ def loaded(device: str) -> str:
     return f"Teflon delegate: loaded {device} driver\n"
 
 
+def chosen(reasons: Iterable[str]) -> str:
+    """Why device=auto did not take the devices before the one that it took."""
+    return "".join(f"teflon: device=auto passed over: {reason}\n" for reason in reasons)
+
+
 def support_table(nodes: Iterable[Node], refusals: Mapping[int, tuple[str, ...]]) -> str:
     """All operations of the model; behind an unsupported one the reasons. ``refusals``: by index of the node."""
     lines = ["idx type            ver support     inputs", "=" * SUPPORT_RULE]

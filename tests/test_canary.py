@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
+from chosen import DEVICE
 from layers import addition, convolution, feature, graph
 
 from delegate.canary import proofs
 from delegate.ir import Node
 from delegate.options import Options
 from delegate.runtime import Session
+
+pytestmark = pytest.mark.device
 
 
 def test_an_output_in_the_memory_of_an_input_beside_one_that_is_written() -> None:
@@ -21,7 +25,7 @@ def test_an_output_in_the_memory_of_an_input_beside_one_that_is_written() -> Non
     same = replace(source, index=50, shape=(1, 64, 1, 16))
     renamed = Node(3, "RESHAPE", (source,), (same,), {})
     model = graph([first, last, renamed], [source], [total, same])
-    session = Session(model, Options(device="simulator", cache_dir="off", unproven="never"))
+    session = Session(model, Options(device=DEVICE, cache_dir="off", unproven="never"))
     image = np.random.default_rng(1).integers(-128, 128, source.shape).astype(np.int8)
     outputs = [np.zeros(tensor.shape, np.int8) for tensor in (total, same)]
     session.invoke([image], outputs)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chosen import DEVICE, bare_environment
 from PIL import Image
 
 from delegate.tools import registry
@@ -32,8 +33,12 @@ def run(tmp_path: Path) -> Run:
     folder.mkdir()
 
     def start(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TEFLON_")}
-        environment = {**kept, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache"), **variables}
+        environment = {
+            **bare_environment(),
+            "PYTHONPATH": str(ROOT),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            **variables,
+        }
         return subprocess.run(
             [sys.executable, ROOT / "classification.py", *arguments],
             cwd=folder,
@@ -63,11 +68,11 @@ def answers(lines: Sequence[str]) -> list[tuple[float, str]]:
 
 
 def test_without_arguments_it_classifies_a_digit(run: Run) -> None:
-    result = run("--device", "simulator")
+    result = run("--device", DEVICE)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     first, *scores, took = result.stdout.splitlines()
-    assert first == "Loading external delegate from libteflon.so with args: {'device': 'simulator'}"
+    assert first == f"Loading external delegate from libteflon.so with args: {{'device': '{DEVICE}'}}"
     assert len(scores) == 5 and all(SCORE.fullmatch(line) for line in scores)
     assert TIME.fullmatch(took)
     values = [value for value, _ in answers(scores)]
@@ -76,18 +81,18 @@ def test_without_arguments_it_classifies_a_digit(run: Run) -> None:
 
 
 def test_no_options_are_an_empty_dictionary(run: Run) -> None:
-    result = run(TEFLON_DEVICE="simulator")
+    result = run(TEFLON_DEVICE=DEVICE)
     assert result.stdout.startswith("Loading external delegate from libteflon.so with args: {}\n0."), result.stderr
 
 
 @pytest.mark.parametrize("digit", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 def test_the_demonstration_pictures_are_recognized(run: Run, digit: str) -> None:
-    result = run("-i", registry.models_folder() / "images" / f"{digit}.jpg", "--device", "simulator", "--top", "1")
+    result = run("-i", registry.models_folder() / "images" / f"{digit}.jpg", "--device", DEVICE, "--top", "1")
     assert result.stdout.splitlines()[1].endswith(f": {digit}"), result.stdout + result.stderr
 
 
 def test_the_comparison_with_the_cpu(run: Run) -> None:
-    result = run("--device", "simulator", "--cpu", "--runs", "3", "--top", "2")
+    result = run("--device", DEVICE, "--cpu", "--runs", "3", "--top", "2")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert TIME.fullmatch(lines[3])
@@ -99,10 +104,10 @@ def test_the_comparison_with_the_cpu(run: Run) -> None:
 
 def test_options_reach_the_delegate(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "programs"
-    result = run("-o", "device=simulator", "-o", "debug=verbose", "--cache-dir", folder)
+    result = run("-o", f"device={DEVICE}", "-o", "debug=verbose", "--cache-dir", folder)
     assert result.returncode == 0, result.stderr
     assert f"'cache_dir': '{folder}'" in result.stdout.splitlines()[0]
-    assert "Teflon delegate: loaded simulator driver" in result.stderr
+    assert f"Teflon delegate: loaded {DEVICE} driver" in result.stderr
     assert re.search(r"teflon: compiling graph: \d+ tensors 30 operations", result.stderr)
     assert list(folder.iterdir())
 
@@ -111,7 +116,7 @@ def test_grace_hopper(run: Run, shared: Path) -> None:
     models = shared / "models"
     result = run(
         *("-m", models / "mobilenet_v1_1.0_224_quant.tflite", "-l", models / "imagenet_labels.txt"),
-        *("-i", models / "grace_hopper.bmp", "--device", "simulator", "--cpu"),
+        *("-i", models / "grace_hopper.bmp", "--device", DEVICE, "--cpu"),
     )
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -175,7 +180,7 @@ def test_damaged_models_never_end_in_a_traceback(run: Run, tmp_path: Path) -> No
         places = np.concatenate([rng.integers(0, 600, 8), len(content) - rng.integers(1, 12000, 40)])
         damaged[places] = rng.integers(0, 256, places.size)
         path.write_bytes(damaged.tobytes())
-        result = run("-m", path, "--device", "simulator")
+        result = run("-m", path, "--device", DEVICE)
         if result.returncode:
             assert result.returncode == 1 or result.returncode > SIGNALLED
             assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr, result.stderr
@@ -241,7 +246,7 @@ def test_a_library_that_is_not_there_or_none(run: Run, tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_said_and_the_run_goes_on(run: Run, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    result = run("--device", "simulator", "--cache-dir", blocked / "cache")
+    result = run("--device", DEVICE, "--cache-dir", blocked / "cache")
     assert result.returncode == 0
     assert result.stderr.count("\n") == 1 and str(blocked) in result.stderr
     assert result.stdout.splitlines()[1].endswith(": seven")

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tflite_writer
+from chosen import on_device
 from generate import Rng, random_inputs, random_weights
 
 import delegate
 from benchmarks import harness
+
+pytestmark = pytest.mark.device
 
 Interpreters = Callable[..., Any]
 Arrays = list[np.ndarray[Any, Any]]
@@ -101,7 +104,7 @@ def test_interpreters_in_threads_do_not_disturb_each_other(
     for content, images in zip(contents, inputs, strict=True):
         alone = npu_interpreter(content)
         expected.append([harness.infer(alone, image) for image in images])
-    shared = delegate.load(device="simulator", cache_dir="off")
+    shared = delegate.load(**on_device())
     barrier = threading.Barrier(len(models))
 
     def work(index: int) -> list[Arrays]:
@@ -134,6 +137,38 @@ def test_a_resized_interpreter_is_as_a_new_one(npu_interpreter: Interpreters) ->
         fresh = npu_interpreter(tflite_writer.write(resized))
         inputs = many_inputs(resized, 3)
         assert_equal([harness.infer(made, i) for i in inputs], [harness.infer(fresh, i) for i in inputs])
+
+
+def flattened(rng: np.random.Generator) -> tflite_writer.Model:
+    """A convolution, its pixels in a row whose length is computed as converters of models without a batch size do."""
+    builder = tflite_writer.Builder()
+    source = builder.tensor((1, 6, 6, 8), "int8", 0.05, 3)
+    weight, last = rng.integers(-127, 128, (16, 3, 3, 8), np.int8), rng.integers(-127, 128, (10, 144), np.int8)
+    features = builder.convolution(source, weight, 0.01, (0.1, 0), bias=np.zeros(16, np.int32), stride=(2, 2))
+    shape = builder.operator(
+        "SHAPE", (features,), builder.tensor((4,), "int32"), {"OutType": tflite_writer.TYPES["int32"]}
+    )
+    batch = builder.strided_slice(shape, (0,), (1,), (1,), shrink_axis_mask=1)
+    wanted = builder.pack([batch, builder.scalar(144)], 0)
+    row = builder.operator("RESHAPE", (features, wanted), builder.like(features, (1, 144)))
+    result = builder.fully_connected(row, last, 0.01, (0.3, 0), bias=np.zeros(10, np.int32))
+    return builder.finish([source], [result])
+
+
+def test_shapes_that_are_computed_while_the_model_runs(
+    npu_interpreter: Interpreters, reference_interpreter: Interpreters
+) -> None:
+    """Such a tensor is dynamic for TFLite, which asks what reads it for its shapes at each invoke."""
+    model = flattened(np.random.default_rng(3))
+    content = tflite_writer.write(model)
+    made, reference = npu_interpreter(content), reference_interpreter(content)
+    index = made.get_input_details()[0]["index"]
+    for batch in (1, 1, 3, 2):
+        for interpreter in (made, reference):
+            interpreter.resize_tensor_input(index, (batch, 6, 6, 8))
+            interpreter.allocate_tensors()
+        image = np.random.default_rng(batch).integers(-128, 128, (batch, 6, 6, 8), np.int8)
+        assert_equal(harness.infer(made, [image]), harness.infer(reference, [image]))
 
 
 def resident_kib() -> int:

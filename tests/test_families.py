@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chosen import on_device
 from families import FAMILIES, SEED, make
 from families.network import Network, pictures
 from families.quantized import stored
@@ -30,7 +31,7 @@ from delegate.tools.accuracy.models import ModelFile, infer, npu_interpreter, re
 from delegate.tools.accuracy.xnnpack import Peer
 
 CASES = [(name, dtype) for name, family in FAMILIES.items() for dtype in family.dtypes]
-OPTIONS = {"device": "simulator", "cache_dir": "off", "debug": "off"}
+OPTIONS = {**on_device(), "debug": "off"}
 SPREAD = 10.0  # of a convolution's channel scales, at least, in the middle of all convolutions
 PICTURES = 2  # on which every layer is compared; or random inputs
 ALIKE = 0.85  # correlation of a quantized network with the float one
@@ -70,7 +71,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
         if takes_pictures:
             write_pictures(folder / "images", size[0], size[1])
         request = Request(random=0 if takes_pictures else PICTURES)
-        return measure(ModelFile(path), request, {**OPTIONS, "unproven": unproven}, lambda step: None)
+        return measure(ModelFile(path), request, {**OPTIONS, **on_device(unproven=unproven)}, lambda step: None)
 
     return run
 

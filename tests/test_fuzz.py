@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from chosen import on_device
 from drawn_graphs import Recipe, build, draw, minimized
 from tflite_writer import write
 
@@ -58,7 +59,7 @@ def run(recipe: Recipe, options: dict[str, str], folder: Path) -> Outcome:
         return Outcome("", ())
     path = folder / "model.tflite"
     path.write_bytes(write(model))
-    options = {"device": "simulator", "cache_dir": "off", **options}
+    options = on_device(**options)
     result = measure(ModelFile(path), Request(random=1, seed=recipe.seed), options, lambda step: None)
     return Outcome("" if result.refused else problem_of(result), result.layers)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chosen import on_device
 from layers import EVERY_FORM, PROVEN, TARGETS
 from test_accuracy import UNPROVEN, Interpreters, on_silicon
 from tflite_writer import Array
@@ -19,6 +20,8 @@ from delegate.options import parse
 from delegate.partition import taken, verdicts
 from delegate.runtime import Session
 from delegate.tflite import read_model
+
+pytestmark = pytest.mark.device
 
 
 def pictures_of(plain: Any, shared: Path) -> dict[str, list[Array]]:
@@ -39,7 +42,7 @@ def partition_output(graph: Graph, inputs: list[Array], forms: str) -> tuple[int
     (part,) = taken(graph, TARGETS[forms])
     (index,) = part.outputs
     tensor = part.tensors[index]
-    session = Session(part, parse({"device": "simulator", "cache_dir": "off", "unproven": UNPROVEN[forms]}, {}))
+    session = Session(part, parse(on_device(unproven=UNPROVEN[forms]), {}))
     values = np.zeros(tensor.shape, tensor.dtype)
     session.invoke(inputs, [values])
     session.close()

@@ -28,10 +28,14 @@ def test_every_option_can_be_given() -> None:
         "cores": "3",
         "chain": "full",
         "unproven": "never",
+        "capabilities": "/tmp/board.json",
         "kernel": "rknpu",
         "partitioning": "cost",
         "min_nodes_per_partition": "3",
         "max_delegated_partitions": "-1",
+        "record": "/tmp/captures",
+        "record_submits": "9",
+        "record_size": "10",
     }
     assert set(given) == set(OPTIONS)
     expected = Options(
@@ -42,10 +46,14 @@ def test_every_option_can_be_given() -> None:
         cores=3,
         chain="full",
         unproven="never",
+        capabilities="/tmp/board.json",
         kernel="rknpu",
         partitioning="cost",
         min_nodes_per_partition=3,
         max_delegated_partitions=-1,
+        record="/tmp/captures",
+        record_submits=9,
+        record_size=10,
     )
     assert parse(given, {}) == expected
     assert parse({}, {OPTIONS[name].variable: text for name, text in given.items()}) == expected
@@ -96,6 +104,7 @@ def test_an_unknown_option_lists_the_valid_ones() -> None:
         ("cache_size", "0", "MiB"),
         ("cache_size", "1e3", "MiB"),
         ("cache_dir", "", "a folder"),
+        ("capabilities", "", "a file that"),
         ("debug", "loud", "off, verbose"),
         ("chain", "none", "safe, full"),
         ("unproven", "yes", "auto, never, always"),
@@ -124,7 +133,7 @@ def test_unproven_forms_are_those_of_the_device_or_of_the_user(text: str, forms:
 def test_auto_asks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A board that passed one probe gets one form."""
     board = SimpleNamespace(forms=frozenset(FORMS[:1]), signals_pooling=True)
-    monkeypatch.setattr(runtime, "shared_device", lambda name, cores, kernel: board)
+    monkeypatch.setattr(runtime, "shared_device", lambda *_: board)
     targets = [target_of(Options(unproven=text)) for text in UNPROVEN]
     assert [target.forms for target in targets] == [{FORMS[0]}, set(), set(FORMS)]
     assert all(target.signals_pooling for target in targets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from chosen import bare_environment
 
 from benchmarks import harness
 
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TEFLON"))}
+CLEAN = bare_environment("PYTHON")
 
 
 def pip(*arguments: object) -> None:

@@ -77,7 +77,8 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setattr(module, "delegates", {})
     monkeypatch.delitem(OPERATORS, "AVERAGE_POOL_2D")
     monkeypatch.setattr(module, "Session", StandIn)
-    monkeypatch.setattr(module, "shared_device", lambda name, cores, kernel: StandInDevice)
+    monkeypatch.setattr(module, "shared_device", lambda *_: StandInDevice)
+    monkeypatch.setattr(module, "passed_over", lambda _: ("device rocket: this is a test",))
     StandIn.made, StandIn.failure = [], None
     yield module
     StandIn.failure = None  # its traceback holds the frames of the test, and these an interpreter
@@ -223,7 +224,7 @@ def test_wrong_options_are_errors(plugin: ModuleType, options: dict[str, object]
 
 
 def test_a_device_that_is_not_there_is_an_error(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str, cores: int, kernel: str) -> None:
+    def missing(name: str, *_: object) -> None:
         raise DeviceError(f"device {name} is not there")
 
     monkeypatch.setattr(plugin, "shared_device", missing)
@@ -319,16 +320,18 @@ def test_a_resized_input_is_compiled_again(plugin: ModuleType) -> None:
     del made
 
 
-def test_shapes_the_npu_refuses_go_back_to_the_cpu(plugin: ModuleType) -> None:
-    """TFLite partitions again after a change of shapes: what is refused now is not run with the old program."""
+def test_shapes_that_the_npu_refuses_are_an_error(plugin: ModuleType) -> None:
+    """What is refused now is not run with the old program, and a claimed node cannot go back to the CPU."""
     made = interpreter(two_convolutions())
-    made.resize_tensor_input(made.get_input_details()[0]["index"], (1, 8000, 8, 4))  # too high, both
+    index = made.get_input_details()[0]["index"]
+    made.resize_tensor_input(index, (1, 8000, 8, 4))  # too high, both
+    with pytest.raises(RuntimeError, match=r"node 0 CONV_2D of the new shapes: .* 2047 .*; give the model's file"):
+        made.allocate_tensors()
+    made.resize_tensor_input(index, (1, 8, 8, 4))
     made.allocate_tensors()
-    assert len(StandIn.made) == 2
-    assert all(session.closed for session in StandIn.made)
     made.invoke()
-    assert output(made).shape == (1, 4000, 4, 4)
-    del made
+    assert output(made).shape == (1, 4, 4, 4)
+    del made, index
 
 
 def test_a_delegate_can_serve_several_interpreters(plugin: ModuleType) -> None:
@@ -376,6 +379,7 @@ def test_verbose_prints_everything_in_order(
     ]
     assert said == [
         "Teflon delegate: loaded stand-in driver",
+        "teflon: device=auto passed over: device rocket: this is a test",
         "idx type            ver support     inputs",
         *compile_lines,
         *compile_lines,

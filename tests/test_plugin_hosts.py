@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import pythons
 import tflite_writer
+from chosen import bare_environment
 from test_plugin import two_convolutions
 
 import delegate
@@ -26,7 +27,7 @@ VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 SITE_PACKAGES = sysconfig.get_path("purelib")
 LIBPYTHON = Path(sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("INSTSONAME") or "none")
 # Nothing of the tests' own environment, where a host would find the packages without looking for them.
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TEFLON", "VIRTUAL"))}
+CLEAN = bare_environment("PYTHON", "VIRTUAL")
 
 
 def run(command: Sequence[object], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,6 @@ cache folder; the project is copied, and the library built there for that Python
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 import pythons
+from chosen import bare_environment
 
 from benchmarks import harness
 
@@ -30,7 +30,7 @@ TESTS = (
     "test_trace.py",
     "ops/test_table.py",
 )
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TEFLON", "VIRTUAL"))}
+CLEAN = bare_environment("PYTHON", "VIRTUAL")
 OTHERS = {"tflite_runtime.interpreter": "ai-edge-litert", "ai_edge_litert.interpreter": "tflite-runtime"}
 
 

@@ -13,6 +13,7 @@ import pytest
 import tflite
 import tflite_reader
 import tflite_writer
+from chosen import DEVICE
 from generate import random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,7 +138,7 @@ def graph_in_interpreter(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], t
             return replace(graphs[-1], nodes=())
 
         monkeypatch.setattr(plugin, "read_context", note)
-        delegates = [delegate.load(device="simulator")]
+        delegates = [delegate.load(device=DEVICE)]
         interpreter = harness.runtime().Interpreter(model_content=content, experimental_delegates=delegates)
         (graph,) = graphs
         return graph, interpreter

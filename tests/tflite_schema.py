@@ -68,6 +68,7 @@ TABLES = {
     "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", 2),
     "ROUND": ("", 1),
     "RSQRT": ("", 2),
+    "SHAPE": ("ShapeOptions", 1),
     "SIN": ("", 1),
     "SLICE": ("SliceOptions", 2),
     "SOFTMAX": ("SoftmaxOptions", 2),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from delegate.errors import DeviceError
+from delegate.hw import capabilities as capability_files
 from delegate.hw.task import Bytes
 
 
@@ -45,7 +47,7 @@ Kernel = Literal["rocket", "rknpu"]
 
 
 class Device(Protocol):
-    """Memory and jobs. All methods may be called from any thread."""
+    """Memory and jobs. All methods may be called from any thread, but not in a child that was forked later."""
 
     name: str
     forms: frozenset[str]  # forms without proof on silicon that passed their known-answer probe here (hw.soc.FORMS)
@@ -81,31 +83,45 @@ DEVICES = ("auto", "simulator", "rocket", "rknpu")
 KERNELS: tuple[Kernel, ...] = ("rocket", "rknpu")
 
 
-def open_device(name: str, cores: int = 1, kernel: Kernel = "rocket") -> Device:
+def open_device(name: str, cores: int = 1, kernel: Kernel = "rocket", capabilities: str | None = None) -> Device:
     """Opens a device by name; ``auto`` is open_auto's. ``cores``: how many NPU cores may run jobs (1 to 3).
 
-    ``kernel``: which kernel the simulator plays; a board has the one of its driver.
-    Raises DeviceError for a name that is not in DEVICES, or a device that is not there.
+    ``kernel``: which kernel the simulator plays; a board has the one of its driver. ``capabilities``: the file with
+    what is known of the board, by default its own; with one the simulator behaves as that board.
+    Raises DeviceError for a name that is not in DEVICES, or a device that is not there; OptionError for a wrong file.
     """
-    # A device is loaded only where it is wanted.
     if name == "auto":
-        return open_auto(cores, kernel)[0]
+        return open_auto(cores, kernel, capabilities)[0]
+    known = capability_files.of_device(name, capabilities) if name in DEVICES else None
+    # A device is loaded only where it is wanted.
     if name == "simulator":
         from delegate.hw.sim.device import Simulator
+        from delegate.hw.sim.options import switched
 
-        return Simulator(cores, kernel)
+        return offering(Simulator(cores, kernel, options=switched(known.verdicts) if known else None), known)
     if name == "rocket":
         from delegate.hw.rocket import Rocket
 
-        return Rocket(cores)
+        return offering(Rocket(cores), known)
     if name == "rknpu":
         from delegate.hw.rknpu import Rknpu
 
-        return Rknpu(cores)
+        return offering(Rknpu(cores), known)
     raise DeviceError(f"device {name!r} is unknown; valid devices: {', '.join(DEVICES)}")
 
 
-def open_auto(cores: int = 1, kernel: Kernel = "rocket") -> tuple[Device, tuple[str, ...]]:
+def offering(device: Device, known: capability_files.Capabilities | None) -> Device:
+    """The device with the forms that its board has passed the probes of; the interrupt is its own kernel's affair."""
+    if known is not None:
+        device.forms = known.forms
+        if known.signals_pooling is not None and known.device == device.name:
+            device.signals_pooling = known.signals_pooling
+    return device
+
+
+def open_auto(
+    cores: int = 1, kernel: Kernel = "rocket", capabilities: str | None = None
+) -> tuple[Device, tuple[str, ...]]:
     """(the first device of rocket, rknpu, simulator that opens, why those before it did not).
 
     An NPU that is there but cannot be opened is worth a line on stderr; one that is not there is no news.
@@ -113,12 +129,23 @@ def open_auto(cores: int = 1, kernel: Kernel = "rocket") -> tuple[Device, tuple[
     reasons: list[str] = []
     for name in KERNELS:
         try:
-            return open_device(name, cores), tuple(reasons)
+            return open_device(name, cores, kernel, capabilities), tuple(reasons)
         except DeviceError as error:
             reasons.append(str(error))
             if error.errno != errno.ENOENT:
                 logging.getLogger("teflon").warning("teflon: %s; trying the next device", error)
-    return open_device("simulator", cores, kernel), tuple(reasons)
+    return open_device("simulator", cores, kernel, capabilities), tuple(reasons)
+
+
+def check_process(process: int, name: str) -> None:
+    """Raises DeviceError in a child that ``process``, which opened a device, has forked.
+
+    Its threads are not there, and its memory is the parent's.
+    """
+    if os.getpid() != process:
+        raise DeviceError(
+            f"device {name} was opened by process {process}, of which this is a fork: make a new interpreter here"
+        )
 
 
 def check_job(job: DeviceJob, index: int) -> None:

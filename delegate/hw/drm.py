@@ -10,14 +10,19 @@ import errno
 import fcntl
 import glob
 import grp
+import mmap
 import os
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from delegate.errors import DeviceError
+from delegate.hw.task import Bytes
 
 NODE_VARIABLE = "TEFLON_NODE"  # environment: the only node to look at, for boards with several
 ADDRESS_LIMIT = 1 << 32  # command words hold 32-bit addresses, and so do the starts of streams (uapi.md A.2, B)
@@ -114,6 +119,35 @@ def call(file: int, request: Request, argument: ctypes.Structure) -> None:
             continue
         except OSError as error:
             raise failure(error, request.name) from None
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+class HostMemory:
+    """A buffer in this process's memory, as long as an array looks at it; raises OSError.
+
+    Python's own mmap keeps a duplicate of the descriptor for each mapping, and a process has some 1000.
+    """
+
+    def __init__(self, file: int, size: int, offset: int) -> None:
+        address = LIBC.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file, offset)
+        if address == MAP_FAILED:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        weakref.finalize(self, LIBC.munmap, address, size).atexit = False
+        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
+
+
+def map_memory(file: int, size: int, offset: int) -> Bytes:
+    """The host's view of a buffer, uint8 (size); raises DeviceError."""
+    try:
+        return np.asarray(HostMemory(file, size, offset))
+    except OSError as error:
+        raise failure(error, f"mmap of a buffer of {size} bytes") from None
 
 
 def read_version(file: int) -> tuple[str, str]:

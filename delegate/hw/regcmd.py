@@ -98,3 +98,8 @@ def disassemble(words: Iterable[int]) -> str:
 
 
 BLOCKS = (regs.PC, regs.CNA, regs.CORE, regs.DPU, regs.DPU_RDMA, regs.PPU, regs.PPU_RDMA)
+TARGET_NAMES: dict[int, str] = {block.target: block.__name__ for block in BLOCKS} | {
+    SYNC_TARGET: "VERSION",
+    FIRE_TARGET: "PC_OP_EN",
+}
+"""Names of targets as captures have them."""

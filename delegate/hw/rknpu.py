@@ -7,7 +7,6 @@ therefore submitted from threads, one a core. All processes share one address sp
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import queue
 import threading
@@ -21,8 +20,9 @@ import numpy as np
 from delegate.errors import DeviceError
 from delegate.hw import drm
 from delegate.hw import rknpu_interface as interface
-from delegate.hw.device import DeviceJob, Memory, check_job, find
+from delegate.hw.device import DeviceJob, Memory, check_job, check_process, find
 from delegate.hw.regcmd import parse_word
+from delegate.hw.task import Bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,7 @@ class Rknpu:
         self._cores: queue.SimpleQueue[int] = queue.SimpleQueue()  # those that have no job
         for core in range(cores):
             self._cores.put(core)
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._allocations: set[Allocation] = set()
         self._prepared: dict[int, Prepared] = {}  # by id() of the job, which is kept alive by it
@@ -96,24 +97,20 @@ class Rknpu:
             undo.callback(self._destroy, created.handle, created.obj_addr)
             if created.dma_addr + size > drm.ADDRESS_LIMIT:
                 raise DeviceError(f"buffer of {size} bytes: its I/O address {created.dma_addr:#x} is beyond 32 bits")
-            view = np.frombuffer(self._map(created.handle, size), np.uint8)
-            allocation = Allocation(created.dma_addr, view, created.handle, created.obj_addr)
+            allocation = Allocation(created.dma_addr, self._map(created.handle, size), created.handle, created.obj_addr)
             with self._lock:
                 self._allocations.add(allocation)
             undo.pop_all()
         return allocation
 
-    def _map(self, handle: int, size: int) -> mmap.mmap:
+    def _map(self, handle: int, size: int) -> Bytes:
         """The host's view of memory; without DRM its handle is a file (a dma-buf)."""
         file, offset = handle, 0
         if not self._misc:
             argument = interface.MemMap(handle=handle)
             drm.call(self._file, interface.request(interface.MemMap), argument)
             file, offset = self._file, argument.offset
-        try:
-            return mmap.mmap(file, size, offset=offset)
-        except OSError as error:
-            raise drm.failure(error, f"mmap of a buffer of {size} bytes") from None
+        return drm.map_memory(file, size, offset)
 
     def _destroy(self, handle: int, object_address: int) -> None:
         with ExitStack() as closing:
@@ -132,6 +129,8 @@ class Rknpu:
 
     def free(self, memory: Memory) -> None:
         """Gives memory back, after the jobs that use it, and the task arrays of those."""
+        if os.getpid() != self._process:
+            return  # it is the parent's
         allocation = self._own(memory)
         with self._lock:
             running = [future for future, uses in self._running.items() if allocation in uses]
@@ -201,6 +200,9 @@ class Rknpu:
     def close(self) -> None:
         """Gives everything back after the jobs that run."""
         self._closed = True
+        if os.getpid() != self._process:
+            self._opened.close()
+            return  # the threads and the memory are the parent's
         self._executor.shutdown()
         with self._lock:
             allocations, self._allocations = self._allocations, set()
@@ -210,11 +212,13 @@ class Rknpu:
                 closing.callback(self._destroy, allocation.handle, allocation.object_address)
 
     def _check_open(self) -> None:
+        check_process(self._process, self.name)
         if self._closed:
             raise DeviceError("device rknpu is closed")
 
     def _own(self, memory: Memory) -> Allocation:
         """Memory as this driver's; raises DeviceError for what is not, or not any more."""
+        check_process(self._process, self.name)
         if isinstance(memory, Allocation):
             with self._lock:
                 if memory in self._allocations:

@@ -8,7 +8,6 @@ cores needs memory in several spaces and one job for each.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import threading
 import time
@@ -16,11 +15,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-import numpy as np
-
 from delegate.errors import DeviceError
 from delegate.hw import drm
-from delegate.hw.device import DeviceJob, Memory, check_job, find
+from delegate.hw.device import DeviceJob, Memory, check_job, check_process, find
 from delegate.hw.drm import COMMAND_BASE, DRM, Request, s64, u32, u64
 
 NODES = ("/dev/accel/accel*",)
@@ -152,6 +149,7 @@ class Rocket:
                 opened.callback(os.close, file)
                 self._files.append(file)
             self._opened = opened.pop_all()
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._buffers: tuple[set[BufferObject], ...] = tuple(set() for _ in self._files)
         self._prepared: dict[int, Prepared] = {}  # by id() of the job, which is kept alive by it
@@ -175,11 +173,8 @@ class Rocket:
             undo.callback(drm.call, file, drm.GEM_CLOSE, drm.Close(handle=created.handle))
             if created.dma_address + size > drm.ADDRESS_LIMIT:
                 raise DeviceError(f"buffer of {size} bytes: its I/O address {created.dma_address:#x} is beyond 32 bits")
-            try:
-                mapping = mmap.mmap(file, size, offset=created.offset)
-            except OSError as error:
-                raise drm.failure(error, f"mmap of a buffer of {size} bytes") from None
-            buffer = BufferObject(created.dma_address, np.frombuffer(mapping, np.uint8), created.handle, space)
+            view = drm.map_memory(file, size, created.offset)
+            buffer = BufferObject(created.dma_address, view, created.handle, space)
             with self._lock:
                 self._buffers[space].add(buffer)
             undo.pop_all()
@@ -192,6 +187,8 @@ class Rocket:
 
     def free(self, memory: Memory) -> None:
         """Gives memory back, after the jobs that use it: the kernel would take it from under them (S-204)."""
+        if os.getpid() != self._process:
+            return  # it is the parent's
         buffer = self._own(memory)
         with self._lock:
             running = [ticket for ticket in self._running if any(buffer in job.uses for job in ticket.jobs)]
@@ -247,11 +244,13 @@ class Rocket:
                 closing.callback(self.free, buffer)
 
     def _check_open(self) -> None:
+        check_process(self._process, self.name)
         if self._closed:
             raise DeviceError("device rocket is closed")
 
     def _own(self, memory: Memory) -> BufferObject:
         """Memory as this driver's; raises DeviceError for what is not, or not any more."""
+        check_process(self._process, self.name)
         if isinstance(memory, BufferObject) and memory.space < len(self._files):
             with self._lock:
                 if memory in self._buffers[memory.space]:

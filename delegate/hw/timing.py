@@ -17,7 +17,8 @@ from delegate.hw.regs import CNA
 from delegate.hw.sim.dpu_rdma import RECORD_BYTES, RECORD_CHANNELS, USE_ADD, USE_MULTIPLY, Lane, Reader
 from delegate.hw.sim.machine import Decoded, Machine
 from delegate.hw.sim.memory import AddressSpace
-from delegate.hw.sim.passes import Convolution, Flying, Options
+from delegate.hw.sim.options import Options
+from delegate.hw.sim.passes import Convolution, Flying
 from delegate.hw.sim.ppu import Pooling
 from delegate.hw.sim.writer import Writer
 from delegate.hw.soc import RK3588, Soc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,9 +15,9 @@ from delegate.hw.device import Kernel, Memory
 from delegate.hw.emit.product import RESULTS, Form
 from delegate.hw.soc import RK3588
 from delegate.hw.task import Bytes
-from delegate.matmul.packing import LARGEST_DEPTH, Matrix, Packing, pack, packing_of
+from delegate.matmul.packing import USUAL_DEPTH, Matrix, Packing, pack, packing_of
 from delegate.matmul.plan import bucket, equal_ranges
-from delegate.matmul.program import BIAS_BYTES, CoreProgram, compile_core
+from delegate.matmul.program import BIAS_BYTES, CoreProgram, column_shares, compile_core
 from delegate.matmul.requantization import Requantization
 from delegate.matmul.run import Loaded, Share, Slot, free, load
 from delegate.options import MOST_CORES, SHORT_DEVICES
@@ -33,10 +33,11 @@ IN_FLIGHT = 2  # runs of one A that wait for each other
 class Pending:
     """A product that runs; ``result()`` waits for it."""
 
-    def __init__(self, product: Matmul, c: Matrix) -> None:
+    def __init__(self, product: Matmul, c: Matrix | None) -> None:
         self._product = product
-        self._c = c
+        self._c = c  # None: where the NPU writes it
         self._runs: list[tuple[Slot, range]] = []
+        self._error: BaseException | None = None
         self._lock = threading.Lock()
 
     def result(self) -> Matrix:
@@ -44,12 +45,28 @@ class Pending:
         with self._lock:
             while self._runs:
                 self._collect()
-        return self._c
+            if self._error is not None:
+                raise self._error
+            assert self._c is not None
+            return self._c
 
     def _collect(self) -> None:
-        """Waits for the earliest run and copies what it computed."""
+        """Waits for the earliest run and takes what it computed; after an error only waits."""
         slot, rows = self._runs.pop(0)
-        self._product._finish(slot, self._c[rows.start : rows.stop])
+        try:
+            if self._error is None and self._c is None:
+                self._c = self._product._finish_in_place(slot, len(rows))
+            elif self._error is None:
+                assert self._c is not None
+                self._product._finish(slot, self._c[rows.start : rows.stop])
+            else:
+                self._product._abandon(slot)
+        except BaseException as error:
+            self._error = error
+
+    def __del__(self) -> None:
+        for slot, _ in self._runs:
+            self._product._abandon(slot)
 
 
 class Matmul:
@@ -58,9 +75,8 @@ class Matmul:
     ``b``: (K, N), fp16 or int8, K and N up to 16384. ``output``: of fp16 "float32" (the default) or "float16", of int8
     "int32" (the default) or a Requantization, which gives int8. ``device``, ``cores``, ``kernel``: as the delegate's
     options of these names. ``split``: what is divided among cores, "columns" of B or "rows" of A; the latter needs a
-    copy of B for each core. ``part_depth``: the largest K of one task, a multiple of 32; a longer one is cut, and the
-    host adds the parts in fp32 or int32 in their order. The default, 8192, cuts only where it has to; less reads B less
-    often where A is tall, and rounds fp16 sums elsewhere (docs/matmul.md).
+    copy of B for each core. ``part_depth``: the largest K of one task, a multiple of 32 up to 8192. A longer K is cut,
+    and the host adds the parts in fp32 or int32 in their order; docs/matmul.md says what that does to speed and error.
 
     May be used from any thread. Raises MatmulError for matrices or arguments that are not taken, DeviceError if the
     device is missing, fails, or has no memory left.
@@ -74,7 +90,7 @@ class Matmul:
         cores: int = 1,
         kernel: Kernel = "rocket",
         split: Split = "columns",
-        part_depth: int = LARGEST_DEPTH,
+        part_depth: int = USUAL_DEPTH,
     ) -> None:
         b = np.asarray(b)
         self._open(packing_of(b, part_depth), pack(b, part_depth), output, device, cores, kernel, split)
@@ -90,7 +106,7 @@ class Matmul:
         cores: int = 1,
         kernel: Kernel = "rocket",
         split: Split = "columns",
-        part_depth: int = LARGEST_DEPTH,
+        part_depth: int = USUAL_DEPTH,
     ) -> Self:
         """A product by a B that ``pack`` made, from a memory-mapped file for instance; ``shape``: (K, N)."""
         self = cls.__new__(cls)
@@ -138,7 +154,7 @@ class Matmul:
     def _place(self, packed: Bytes) -> None:
         """Puts B where the cores find it."""
         whole = range(self._packing.padded_columns)
-        by_column = equal_ranges(len(whole), -(-len(whole) // self._cores), self._packing.group)
+        by_column = column_shares(self._packing, self._cores)
         converts = self._form.quantizes
         bias = self._requantization.bias_of(self.shape[1]) if self._requantization and converts else None
         for columns in by_column if self._split == "columns" else [whole] * self._cores:
@@ -162,31 +178,36 @@ class Matmul:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(self, a: Matrix, out: Matrix | None = None) -> Matrix:
-        """``a`` (M, K) @ B: (M, N), in ``out`` where it is given."""
-        return self.submit(a, out).result()
+    def __del__(self) -> None:
+        if hasattr(self, "_shares"):
+            self.close()
 
-    def submit(self, a: Matrix, out: Matrix | None = None) -> Pending:
-        """Starts ``a`` (M, K) @ B. ``a`` may be changed afterwards, unless it is an ``input()``."""
+    def __call__(self, a: Matrix, out: Matrix | None = None, copy: bool = True) -> Matrix:
+        """``a`` (M, K) @ B: (M, N), in ``out`` where it is given; ``copy``: see submit."""
+        return self.submit(a, out, copy).result()
+
+    def submit(self, a: Matrix, out: Matrix | None = None, copy: bool = True) -> Pending:
+        """Starts ``a`` (M, K) @ B. ``a`` may be changed afterwards, unless it is an ``input()``.
+
+        ``copy=False``: for an ``input()`` C may stay in the NPU's memory, until the next product of the same ``a`` or
+        the end of this object; it does where the NPU writes it in one piece of rows, else it is copied all the same.
+        """
         a = self._checked(a)
-        c = self._checked_out(out, len(a))
-        pending = Pending(self, c)
         given = self._given.get(a.ctypes.data) if a.flags.c_contiguous else None
-        if given is not None and given.rows >= len(a):
+        if given is not None and len(a) <= given.rows:
+            in_place = not copy and out is None and given.whole is not None
+            pending = Pending(self, None if in_place else self._checked_out(out, len(a)))
             given.start(given.pattern)
             pending._runs.append((given, range(len(a))))
             return pending
+        pending = Pending(self, self._checked_out(out, len(a)))
         for rows in equal_ranges(len(a), LARGEST_ROWS, RK3588.line_group):
             if len(pending._runs) >= IN_FLIGHT:
                 pending._collect()
             slot = self._take(len(rows))
-            try:
-                self._fill(slot, a[rows.start : rows.stop])
-                slot.start(slot.pattern)
-            except BaseException:
-                self._give_back(slot)
-                raise
             pending._runs.append((slot, rows))
+            self._fill(slot, a[rows.start : rows.stop])
+            slot.start(slot.pattern)
         return pending
 
     def input(self, rows: int) -> Matrix:
@@ -314,12 +335,26 @@ class Matmul:
 
     def _finish(self, slot: Slot, c: Matrix) -> None:
         """Waits for a run and copies its result; c: (rows, N)."""
-        self._check_open()
         try:
+            self._check_open()
             slot.finish()
             self._read(slot, c)
         finally:
             self._give_back(slot)
+
+    def _finish_in_place(self, slot: Slot, rows: int) -> Matrix:
+        """Waits for a run whose result lies in one piece: a view of it."""
+        self._check_open()
+        slot.finish()
+        assert slot.whole is not None
+        return slot.whole[:rows, : self.shape[1]]
+
+    def _abandon(self, slot: Slot) -> None:
+        """Waits for a run that nobody asks for."""
+        with suppress(DeviceError):
+            if not self._closed:
+                slot.finish()
+        self._give_back(slot)
 
     def _read(self, slot: Slot, c: Matrix) -> None:
         """Puts the pieces of C together, adding up the parts of the depth in their order."""

@@ -19,6 +19,8 @@ from delegate.hw.task import Bytes
 
 LARGEST_SIZE = 16384  # of K and of N
 LARGEST_DEPTH = 8192  # of a task: four rows of A and a group of kernels still fit the CBUF together
+# Of a task unless asked otherwise: deeper tasks hold fewer rows of A and read B again for each few (decision 0015).
+USUAL_DEPTH = 2048
 Matrix = npt.NDArray[Any]
 
 
@@ -29,7 +31,7 @@ class Packing:
     element: str  # numpy's name of its type
     depth: int  # K
     columns: int  # N
-    part_depth: int = LARGEST_DEPTH  # largest depth of a task
+    part_depth: int = USUAL_DEPTH  # largest depth of a task
 
     def __post_init__(self) -> None:
         if self.element not in RESULTS:
@@ -80,14 +82,15 @@ class Packing:
         return pieces
 
 
-def packing_of(b: Matrix, part_depth: int | None = None) -> Packing:
+def packing_of(b: Matrix, part_depth: int = USUAL_DEPTH) -> Packing:
     """How a matrix (K, N) is packed; raises MatmulError for a type or a shape that is not taken."""
     if b.ndim != 2:
         raise MatmulError(f"B has the shape {b.shape}: a matrix (K, N)")
-    return Packing(b.dtype.name, *b.shape, *(() if part_depth is None else (part_depth,)))
+    depth, columns = b.shape
+    return Packing(b.dtype.name, depth, columns, part_depth)
 
 
-def pack(b: Matrix, part_depth: int | None = None) -> Bytes:
+def pack(b: Matrix, part_depth: int = USUAL_DEPTH) -> Bytes:
     """The bytes of B (K, N), fp16 or int8, in the NPU's layout, as ``Matmul.from_packed`` takes them.
 
     ``part_depth``: see Matmul. Raises MatmulError for a type or a shape that is not taken.

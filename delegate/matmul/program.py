@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from delegate.hw.emit.product import Form, Matrix, ProductTile, Requantization, emit_product
 from delegate.hw.emit.stream import FIRE_CONVOLUTION, assemble, link
-from delegate.hw.layout import align
+from delegate.hw.layout import align, divide_up
 from delegate.hw.soc import RK3588
 from delegate.hw.task import Buffer, Job, Layer, Place, Program, Relocation, Task, Words
 from delegate.matmul.packing import Packing
@@ -65,6 +65,11 @@ class Step:
     tile: ProductTile
     proof: int
     cycles: int
+
+
+def column_shares(packing: Packing, cores: int) -> list[range]:
+    """Columns of each core, whole groups; fewer cores than asked for where there are not so many groups."""
+    return equal_ranges(packing.padded_columns, divide_up(packing.padded_columns, cores), packing.group)
 
 
 def compile_core(packing: Packing, form: Form, rows: int, columns: int, converter: Converter | None) -> CoreProgram:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate import canary
-from delegate.errors import DeviceError
+from delegate.errors import DeviceError, MatmulError
 from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory
 from delegate.hw.layout import align
 from delegate.hw.soc import RK3588
@@ -111,7 +111,15 @@ class Slot:
         self.jobs = [job for part in self.parts for job in part.jobs]
         self.written = tuple(part.c for part in self.parts)
         self.pattern = canary.patterns()[0]
-        self.ticket: object = None
+        self.ticket: object = None  # of the run that goes on
+
+    @property
+    def whole(self) -> npt.NDArray[Any] | None:
+        """C, (bucket of rows, whole groups of columns), where it lies in one piece of rows."""
+        if len(self.parts) > 1 or len(self.parts[0].core.pieces) > 1 or len(self.parts[0].core.pieces[0]) > 1:
+            return None
+        (piece,) = self.parts[0].core.pieces[0]
+        return self.parts[0].piece(piece) if piece.in_rows else None
 
     def a_views(self, dtype: npt.DTypeLike) -> Iterator[tuple[range, npt.NDArray[Any]]]:
         """For each core the rows it takes and its A, (bucket of rows, padded depth)."""
@@ -119,7 +127,9 @@ class Slot:
             yield rows, part.a.view.view(dtype).reshape(part.core.rows, -1)
 
     def start(self, pattern: npt.NDArray[np.uint8]) -> None:
-        """Submits all jobs; A is in its memory."""
+        """Submits all jobs; A is in its memory. Raises MatmulError while an earlier run has not been waited for."""
+        if self.ticket is not None:
+            raise MatmulError("an input() is used by a product whose result nobody has asked for yet")
         self.pattern = pattern
         canary.arm(self.places, pattern)
         for part in self.parts:
@@ -129,14 +139,20 @@ class Slot:
 
     def finish(self) -> None:
         """Waits; tries once more where C was not written (see delegate.canary). Raises DeviceError."""
-        self.device.wait(self.ticket, TIMEOUT, self.written)
-        if not canary.untouched(self.places, self.pattern):
-            return
-        self.start(~self.pattern)
-        self.device.wait(self.ticket, TIMEOUT, self.written)
-        left = canary.untouched(self.places, self.pattern)
+        left = self.wait()
+        if left:
+            self.start(~self.pattern)
+            left = self.wait()
         if left:
             raise DeviceError(
                 f"device {self.device.name}: {left} of {len(self.places)} jobs of a product ended twice without "
                 "writing their last rows: they hung or were dropped; `dmesg` may say why"
             )
+
+    def wait(self) -> int:
+        """Waits for the run, if there is one; how many of its jobs have not written what they write last."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is None:
+            return 0
+        self.device.wait(ticket, TIMEOUT, self.written)
+        return canary.untouched(self.places, self.pattern)

@@ -133,15 +133,15 @@ def patterns(piece: Piece, flat: Elements, pixels: Integers, soc: Soc) -> Iterat
     filled = flat == FILL
     first = flat[np.arange(len(flat)), filled.argmin(axis=1)]
     distance = np.where(filled, np.int32(GAP), flat - first[:, np.newaxis])
-    factors = np.random.default_rng(0).integers(1 << 62, size=flat.shape[1]) | 1
+    distance = np.column_stack([distance, first % piece.source.shape[3]])
+    factors = np.random.default_rng(0).integers(1 << 62, size=distance.shape[1]) | 1
     likeness = distance @ factors  # equal for equal rows, and, but for one case in 2**60, only for them
-    keys = np.stack([likeness, first % piece.source.shape[3]], axis=1)
-    _, examples, kind = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    _, examples, kind = np.unique(likeness, return_index=True, return_inverse=True)
     if len(examples) > MOST_PARTS:
         raise CompileError(f"more than {MOST_PARTS} kinds of pixels")
     found: dict[bytes, list[Pattern]] = {}
     for number, example in enumerate(examples):
-        members = np.flatnonzero(kind.reshape(-1) == number)
+        members = np.flatnonzero(kind == number)
         if not (distance[members] == distance[example]).all():
             raise CompileError("two kinds of pixels look alike")
         pattern = windows(piece, flat[example], first[members], pixels[members], soc)

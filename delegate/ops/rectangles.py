@@ -67,12 +67,14 @@ def moves_of(pattern: Pattern, source: Tensor, output: Tensor, target: Target) -
 def grids(pattern: Pattern, output: Tensor) -> Iterator[Grid]:
     """A pattern's pixels by image and first channel, each as one grid, or as one for each row of the output."""
     _, height, width, _ = output.shape
-    keys = np.stack([pattern.pixels // (height * width), pattern.image, pattern.channel], axis=1)
-    kinds, kind = np.unique(keys, axis=0, return_inverse=True)
+    keys = (pattern.pixels // (height * width), pattern.image, pattern.channel)
+    extents = tuple(int(key.max()) + 1 for key in keys)
+    kinds, kind = np.unique(np.ravel_multi_index(keys, extents), return_inverse=True)
     if len(kinds) > MOST_PARTS:
         raise CompileError(f"more than {MOST_PARTS} parts")
-    for number, (target_image, image, channel) in enumerate(kinds.tolist()):
-        members = np.flatnonzero(kind.reshape(-1) == number)
+    for number, which in enumerate(kinds.tolist()):
+        target_image, image, channel = (int(i) for i in np.unravel_index(which, extents))
+        members = np.flatnonzero(kind == number)
         place = pattern.pixels[members] % (height * width)
         rows, columns = np.unique(place // width), np.unique(place % width)
         shape = (len(rows), len(columns)) if len(rows) * len(columns) == len(place) else (1, len(place))
@@ -123,21 +125,22 @@ def moves_of_grids(cut: list[Grid], window: tuple[int, int], source: Tensor, tar
 
 
 def runs(grid: Grid, source: Tensor) -> list[slice]:
-    """Pixels in a row cut where distances change; pixels one by one where they do not."""
+    """Pixels in a row cut where distances change; pixels one by one where they do not.
+
+    Not all of them where they are more than MOST_PARTS, which is too many whatever the others are.
+    """
     read, written = (grid.row * source.shape[2] + grid.column).reshape(-1), grid.target.reshape(-1)
-    starts = [0]
-    start = 0
-    for i in range(1, len(read)):
-        first = min(start + 1, i)
-        if i > first and (
-            read[i] - read[i - 1] != read[first] - read[start]
-            or written[i] - written[i - 1] != written[first] - written[start]
-        ):
-            starts.append(i)
-            start = i
-    if len(starts) == 1:
-        starts = list(range(len(read)))
-    return [slice(a, b) for a, b in itertools.pairwise([*starts, len(read)])]
+    distances = np.stack([np.diff(read), np.diff(written)])
+    changes = np.flatnonzero((distances[:, 1:] != distances[:, :-1]).any(axis=0))  # between a distance and the next
+    ends = [0]
+    while len(ends) <= MOST_PARTS:
+        place = int(np.searchsorted(changes, ends[-1]))
+        if place == len(changes):
+            break
+        ends.append(int(changes[place]) + 2)
+    if len(ends) == 1:
+        ends = list(range(min(len(read), MOST_PARTS + 1)))
+    return [slice(a, b) for a, b in itertools.pairwise([*ends, len(read)])]
 
 
 def step(numbers: Integers, axis: int) -> int | None:

@@ -1,5 +1,7 @@
 """Captures: what a driver sent to the NPU, as files (``stream.json.gz`` with ``coefs.npz`` or ``bos.npz`` beside it).
 
+``outputs.npz``, which our recorder writes (delegate.hw.record), has what the NPU made of it.
+
 A capture is data from elsewhere: everything is checked while it is read, sizes are bounded, nothing is unpickled.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,20 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate.errors import DelegateError
-from delegate.hw import regcmd
-from delegate.hw.regcmd import BLOCKS
-from delegate.hw.registers import word
+from delegate.hw.capture_folder import ARRAY_LIMIT, CONTENTS, JSON_LIMIT, OUTPUTS
+from delegate.hw.device import KERNELS, Kernel
+from delegate.hw.regcmd import TARGET_NAMES
+from delegate.hw.registers import split, word
+from delegate.hw.regs import PC
 from delegate.hw.task import Bytes, Words
 
-TARGETS: dict[str, int] = {block.__name__: block.target for block in BLOCKS} | {
-    "VERSION": regcmd.SYNC_TARGET,
-    "PC_OP_EN": regcmd.FIRE_TARGET,
-}
-JSON_LIMIT = 64 << 20  # bytes of a decompressed stream.json
-ARRAY_LIMIT = 512 << 20  # bytes of one decompressed array
+TARGETS: dict[str, int] = {name: target for target, name in TARGET_NAMES.items()}
 MEMORY_LIMIT = 1 << 30  # bytes of all buffers together
 COUNT_LIMIT = 1 << 20  # words of a task, tasks of a submit
 BATCHED = 1  # flag in the tail of a job: the tasks are one chain (S-197)
+LINK = (PC.target, PC.BASE_ADDRESS.offset)  # holds the address of the next stream
 KERNEL_TAIL = 4  # words that a vendor task record does not count (npu.md §2.2, F-15)
 
 
@@ -53,6 +53,7 @@ class CaptureBuffer:
 class CaptureTask:
     """A command stream."""
 
+    handle: int  # of the buffer that it lies in
     address: int
     words: Words
     fetched: int  # words that the kernel lets PC fetch
@@ -75,7 +76,9 @@ class CaptureSubmit:
 
     tasks: tuple[CaptureTask, ...]
     starts: tuple[tuple[CaptureStart, ...], ...]  # per job
+    chains: tuple[tuple[range, ...], ...]  # per job: ranges of its tasks that may be started as one
     contents: Mapping[int, Bytes]  # by handle, from the start of the buffer
+    outputs: Mapping[int, Bytes]  # the same after the submit, where it was recorded
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Capture:
     """A whole capture."""
 
     path: Path
-    uapi: str
+    uapi: Kernel
     buffers: tuple[CaptureBuffer, ...]
     submits: tuple[CaptureSubmit, ...]
     facts: Mapping[str, Any]  # the other entries of the file: model, case, graphs, ...
@@ -99,14 +102,16 @@ def load(path: Path | str) -> Capture:
     try:
         data = _json(file)
         buffers = tuple(_buffers(data))
-        arrays = _arrays(file.parent)
-        uapi = str(data.get("uapi", "rocket"))
-        if uapi not in ("rocket", "rknpu"):
-            raise CaptureError(f"uapi {uapi!r}: rocket or rknpu")
+        arrays = _arrays(file.parent, ("coefs.npz", CONTENTS))
+        outputs = _arrays(file.parent, (OUTPUTS,))
+        uapi = data.get("uapi", "rocket")
+        if uapi not in KERNELS:
+            raise CaptureError(f"uapi {uapi!r}: {' or '.join(KERNELS)}")
         by_handle = {buffer.handle: buffer for buffer in buffers}
         read = _rocket_submit if uapi == "rocket" else _rknpu_submit
         submits = tuple(
-            _submit(read, entry, index, by_handle, arrays) for index, entry in enumerate(_list(data, "submits"))
+            _submit(read, entry, index, by_handle, arrays, outputs)
+            for index, entry in enumerate(_list(data, "submits"))
         )
         facts = {key: value for key, value in data.items() if key not in ("bos", "submits")}
         return Capture(file, uapi, buffers, submits, facts)
@@ -158,10 +163,10 @@ def _buffers(data: Mapping[str, Any]) -> Iterator[CaptureBuffer]:
         yield CaptureBuffer(_integer(entry["bo"], "handle", 1 << 32), address, size, str(entry.get("role", "")), facts)
 
 
-def _arrays(folder: Path) -> dict[str, Bytes]:
-    """All uint8 arrays of coefs.npz and bos.npz."""
+def _arrays(folder: Path, names: Sequence[str]) -> dict[str, Bytes]:
+    """All uint8 arrays of the files that are there."""
     arrays: dict[str, Bytes] = {}
-    for name in ("coefs.npz", "bos.npz"):
+    for name in names:
         file = folder / name
         if not file.exists():
             continue
@@ -182,29 +187,38 @@ def read_arrays(file: Path) -> dict[str, npt.NDArray[Any]]:
         return {key: archive[key] for key in archive.files}
 
 
+Jobs = list[tuple[list[CaptureStart], tuple[range, ...]]]  # of each job: its starts, its chains
+
+
 def _submit(
-    read: Callable[
-        [Mapping[str, Any], Mapping[int, CaptureBuffer]], tuple[list[CaptureTask], list[list[CaptureStart]]]
-    ],
+    read: Callable[[Mapping[str, Any], Mapping[int, CaptureBuffer]], tuple[list[CaptureTask], Jobs]],
     entry: Mapping[str, Any],
     index: int,
     buffers: Mapping[int, CaptureBuffer],
     arrays: Mapping[str, Bytes],
+    outputs: Mapping[str, Bytes],
 ) -> CaptureSubmit:
     tasks, jobs = read(entry, buffers)
+    contents = _contents(arrays, index, buffers)
+    if index == 0:
+        contents |= dict(_coefficients(buffers.values(), arrays))
+    starts, chains = tuple(tuple(job) for job, _ in jobs), tuple(chains for _, chains in jobs)
+    return CaptureSubmit(tuple(tasks), starts, chains, contents, _contents(outputs, index, buffers))
+
+
+def _contents(arrays: Mapping[str, Bytes], index: int, buffers: Mapping[int, CaptureBuffer]) -> dict[int, Bytes]:
+    """The arrays of a submit, by handle."""
     contents: dict[int, Bytes] = {}
     prefix = f"s{index}_bo"
     for key, array in arrays.items():
         if key.startswith(prefix):
             contents[int(key[len(prefix) :])] = array
-    if index == 0:
-        contents |= dict(_coefficients(buffers.values(), arrays))
     for handle, array in contents.items():
         if handle not in buffers or len(array) > _page(buffers[handle].size):
             raise CaptureError(
                 f"contents of buffer {handle}: {len(array)} bytes do not fit, or there is no such buffer"
             )
-    return CaptureSubmit(tuple(tasks), tuple(tuple(job) for job in jobs), contents)
+    return contents
 
 
 def _page(size: int) -> int:
@@ -240,7 +254,7 @@ def _task(entry: Mapping[str, Any], buffers: Mapping[int, CaptureBuffer], fetche
         for index, item in enumerate(listed)
         if len(item) > 3
     )
-    return CaptureTask(buffer.address + offset, words, count, relocations)
+    return CaptureTask(buffer.handle, buffer.address + offset, words, count, relocations)
 
 
 def _word(item: Any) -> int:
@@ -249,12 +263,10 @@ def _word(item: Any) -> int:
     return word(target, _integer(item[1], "register", 1 << 16), _integer(item[2], "value", 1 << 32))
 
 
-def _rocket_submit(
-    entry: Mapping[str, Any], buffers: Mapping[int, CaptureBuffer]
-) -> tuple[list[CaptureTask], list[list[CaptureStart]]]:
+def _rocket_submit(entry: Mapping[str, Any], buffers: Mapping[int, CaptureBuffer]) -> tuple[list[CaptureTask], Jobs]:
     """Jobs of the mainline driver: each task is started by itself unless the job is flagged as a chain."""
     every: list[CaptureTask] = []
-    jobs: list[list[CaptureStart]] = []
+    jobs: Jobs = []
     for job in _list(entry, "jobs"):
         tasks = [_task(item, buffers, None) for item in _list(job, "tasks")]
         operation = job.get("graph_operation")
@@ -262,16 +274,39 @@ def _rocket_submit(
         tail = bytes.fromhex(str(job.get("job_tail", "")))
         if tail and tail[0] & BATCHED:
             starts = [CaptureStart(0, tasks[0], len(tasks), operation)]
+            chains: tuple[range, ...] = (range(len(tasks)),)
         else:
             starts = [CaptureStart(0, task, 1, operation) for task in tasks]
+            chains = _chains(_list(job, "chains"), tasks) if "chains" in job else tuple(linked(tasks))
         every += tasks
-        jobs.append(starts)
+        jobs.append((starts, chains))
     return every, jobs
 
 
-def _rknpu_submit(
-    entry: Mapping[str, Any], buffers: Mapping[int, CaptureBuffer]
-) -> tuple[list[CaptureTask], list[list[CaptureStart]]]:
+def _chains(listed: list[Any], tasks: Sequence[CaptureTask]) -> tuple[range, ...]:
+    """The chains that a job lists as pairs of first task and count; CaptureError unless they cover it in order."""
+    pairs = [[_integer(number, "chain", COUNT_LIMIT) for number in pair] for pair in listed]
+    chains = tuple(range(first, first + count) for first, count in pairs)
+    if sum(map(len, chains)) != len(tasks) or [task for chain in chains for task in chain] != list(range(len(tasks))):
+        raise CaptureError(f"chains {listed} do not cover {len(tasks)} tasks")
+    return chains
+
+
+def linked(tasks: Sequence[CaptureTask]) -> Iterator[range]:
+    """Ranges of tasks of which each leads to the next, by the word that holds the address of the next stream."""
+    first = 0
+    for number, task in enumerate(tasks, 1):
+        link = [
+            value
+            for target, offset, value in map(split, task.words[-KERNEL_TAIL:].tolist())
+            if (target, offset) == LINK
+        ]
+        if number == len(tasks) or tasks[number].address not in link:
+            yield range(first, number)
+            first = number
+
+
+def _rknpu_submit(entry: Mapping[str, Any], buffers: Mapping[int, CaptureBuffer]) -> tuple[list[CaptureTask], Jobs]:
     """Task ranges of the vendor driver: one chain for each core (uapi.md B)."""
     tasks = []
     for item in _list(entry, "tasks"):
@@ -285,11 +320,11 @@ def _rknpu_submit(
     else:
         cores = [core for core in range(3) if mask >> core & 1] or [0]
         chosen = [(core, ranges[core]) for core in cores]
-    jobs = []
+    jobs: Jobs = []
     for core, (first, count) in chosen:
         if count == 0:
             continue
         if not 0 <= first < first + count <= len(tasks):
             raise CaptureError(f"core {core} runs tasks {first} to {first + count} of {len(tasks)}")
-        jobs.append([CaptureStart(core, tasks[first], count, None)])
+        jobs.append(([CaptureStart(core, tasks[first], count, None)], (range(count),)))
     return tasks, jobs

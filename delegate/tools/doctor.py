@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from delegate.errors import DelegateError
-from delegate.hw import drm, rknpu_interface, rocket
-from delegate.hw.device import KERNELS, open_auto
+from delegate.errors import DelegateError, DeviceError
+from delegate.hw import capabilities, drm, rknpu_interface, rocket
+from delegate.hw.device import KERNELS, Device, open_auto
+from delegate.hw.rknpu import Rknpu
+from delegate.hw.soc import FORMS
 from delegate.ir import Graph, Node, Quant, Tensor
-from delegate.options import CACHE_OFF, Options
+from delegate.options import CACHE_OFF, Options, parse
 from delegate.runtime import Session
 
 CHIP = "rockchip,rk3588"
@@ -66,7 +69,10 @@ class Report:
     iommu_groups: dict[str, str]  # device: group
     clocks: dict[str, str]  # source: Hz
     auto: str  # what device=auto takes
+    auto_node: str | None  # of it: path, driver, version; None of the simulator, which has none
     passed_over: tuple[str, ...]  # why not those before it
+    capabilities: str | None  # the capability file of that device
+    forms: tuple[str, ...]  # unproven ones that it may use
     trials: dict[str, str | None]
     problems: tuple[Problem, ...]
     advice: str | None
@@ -76,7 +82,11 @@ def examine(root: Path = Path("/")) -> Report:
     """Looks at everything; ``root``: where sys and proc are."""
     compatible = tuple(read(root / "proc/device-tree/compatible").rstrip("\0").split("\0"))
     compatible = compatible if compatible != ("",) else ()
-    device, passed_over = open_auto()
+    given = parse({}, os.environ).capabilities
+    device, passed_over = open_auto(capabilities=given)
+    file = capabilities.find(device.name, given)
+    node = getattr(device, "node", None)
+    rates = dict(clocks(root)) or dict(asked_clock(device))
     device.close()
     trials = {name: trial(name) for name in dict.fromkeys((device.name, "simulator"))}
     nodes = tuple(map(describe, drm.candidates((*rocket.NODES, *rknpu_interface.NODES))))
@@ -94,9 +104,12 @@ def examine(root: Path = Path("/")) -> Report:
         drivers=drivers,
         nodes=nodes,
         iommu_groups=groups(root),
-        clocks=dict(clocks(root)),
+        clocks=rates,
         auto=device.name,
+        auto_node=node and f"{node.path}, driver {node.driver} {node.version}",
         passed_over=passed_over,
+        capabilities=None if file is None else str(file),
+        forms=tuple(form for form in FORMS if form in device.forms),
         trials=trials,
         problems=tuple(problems),
         advice=GET_STARTED if device.name == "simulator" and not problems else None,
@@ -138,6 +151,13 @@ def clocks(root: Path) -> Iterator[tuple[str, str]]:
         yield path.parent.name, read(path)
     for path in sorted((root / "sys/class/devfreq").glob("*npu*")):
         yield f"devfreq {path.name} ({read(path / 'governor')})", read(path / "cur_freq")
+
+
+def asked_clock(device: Device) -> Iterator[tuple[str, str]]:
+    """The clock as the vendor's driver says it (ACTION GET_FREQ), for where the file systems show none."""
+    if isinstance(device, Rknpu):
+        with suppress(DeviceError):
+            yield "rknpu GET_FREQ", str(device.frequency)
 
 
 def describe(path: Path) -> NodeFound:
@@ -234,7 +254,11 @@ def lines(found: Report) -> Iterator[tuple[str, str]]:
         yield f"trial on {name}", error or "a convolution is computed right"
     for reason in found.passed_over:
         yield "passed over", reason
-    yield "device=auto takes", found.auto
+    reason = found.auto_node or "no NPU can be opened"
+    yield "device=auto takes", f"{found.auto} ({reason})"
+    none = "none is needed" if found.auto == "simulator" else "none: `python -m delegate probe` makes one"
+    yield "capability file", found.capabilities or none
+    yield "unproven forms", f"{len(found.forms)} of {len(FORMS)} may be used"
 
 
 def print_report(found: Report, as_json: bool) -> None:

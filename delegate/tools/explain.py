@@ -23,7 +23,7 @@ from delegate.ir import Graph, Node, Tensor
 from delegate.ops import OPERATORS
 from delegate.options import Options
 from delegate.partition import Selection, broken_rule, examine, partitions
-from delegate.runtime import target_of
+from delegate.runtime import capability_file, target_of
 from delegate.tflite import read_model
 
 HEADINGS = ("", "operator", "shapes", "types", "10⁶ MACs", "share", "runs on", "form", "why not")
@@ -70,6 +70,7 @@ class Summary:
 class Explanation:
     model: str
     device: str
+    capabilities: str | None  # the file that says which unproven forms may be used
     rows: tuple[Row, ...]
     summary: Summary
 
@@ -77,7 +78,8 @@ class Explanation:
 def explain_model(path: Path, options: Options) -> Explanation:
     """Explains a .tflite file for a device; raises DelegateError."""
     rows = explain(read_model(path), target_of(options), options.selection)
-    return Explanation(str(path), options.device, rows, summarize(rows))
+    file = capability_file(options)
+    return Explanation(str(path), options.device, None if file is None else str(file), rows, summarize(rows))
 
 
 def explain(graph: Graph, target: Target, selection: Selection) -> tuple[Row, ...]:
@@ -194,6 +196,8 @@ def notes(found: Explanation) -> Iterator[str]:
     yield f"partitions: {len(summary.partitions)}" + (f" (operators: {sizes})" if sizes else "")
     cpu = ", ".join(f"{count} × {operator}" for operator, count in summary.cpu.items())
     yield f"on the CPU: {cpu or 'nothing'}"
+    if found.capabilities is not None:
+        yield f"unproven forms are those that the probes allow: {found.capabilities}"
     for form, letter in form_letters(found.rows).items():
         users = [row for row in found.rows if form in row.unproven]
         lost = [str(row.index) for row in users if row.without == REFUSED]

@@ -235,6 +235,8 @@ def capture_notes(source: Capture) -> Iterator[str]:
             yield f"{key} {printable(facts[key])}"
     if "model" in facts:
         yield f"model {printable(facts['model']['file'])}, sha256 {printable(facts['model']['sha256'])}"
+    if "recorder" in facts:
+        yield from (f"{printable(key)}: {printable(value)}" for key, value in facts["recorder"].items())
     if "case" in facts:
         yield f"case {printable(facts['case'].get('name'))}: {printable(facts['case'].get('op'))}"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from delegate.hw.sim.machine import Machine
-from delegate.hw.sim.memory import AddressSpace
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace
+from delegate.hw.sim.options import Options
 from delegate.hw.task import Bytes
 from delegate.tools.capture import Capture, CaptureBuffer, CaptureError, CaptureStart, CaptureSubmit
 
@@ -55,8 +55,10 @@ class Replay:
     memory: AddressSpace = field(default_factory=AddressSpace)
 
     def __post_init__(self) -> None:
-        for first, last, group in _neighbours(self.capture.buffers):
-            slack = min(self.slack, (1 << 32) - last)
+        groups = list(_neighbours(self.capture.buffers))
+        ends = [*(first for first, _, _ in groups[1:]), ADDRESS_LIMIT]  # of the room behind each
+        for (first, last, group), end in zip(groups, ends, strict=False):
+            slack = min(self.slack, end - last)
             arena = np.zeros(last - first + slack, np.uint8)
             self.memory.map(first, arena, slack)
             for buffer in group:

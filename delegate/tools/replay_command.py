@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from delegate.errors import DelegateError
+from delegate.hw.capture_folder import STREAM
+from delegate.hw.device import open_device
 from delegate.ir import Array
 from delegate.tools.capture import Capture, CaptureError, load
 from delegate.tools.captured.cases import CaseResult, judge_case
@@ -23,7 +25,6 @@ from delegate.tools.captured.model import find_model
 from delegate.tools.captured.play import Played, Result, input_position, play, statistics
 from delegate.tools.captured.relocate import relocate
 
-STREAM = "stream.json.gz"
 FILE_LIMIT = 100_000  # captures of one command
 MEMORY_LIMIT = 6 << 30  # bytes that one capture may take
 WARNINGS_SHOWN = 3  # of an operation
@@ -38,6 +39,7 @@ class Request:
     output: Path | None = None  # folder for the results
     base: int | None = None  # I/O address of the lowest buffer, instead of the recorded ones
     timeout: float = 600.0  # seconds for each capture
+    device: str | None = None  # where every submit runs too
     judge: bool = False  # compare with the model, searched beside the capture
 
 
@@ -91,7 +93,12 @@ def replay_one(file: Path, request: Request) -> tuple[Played, CaseResult | None]
             capture = relocate(capture, request.base)
         model = find_model(capture, request.compare)
         judged = request.judge or request.compare is not None
-        played = play(capture, model, read_inputs(capture, request.inputs), judged)
+        with contextlib.ExitStack() as closing:
+            device = None
+            if request.device is not None:
+                device = open_device(request.device, kernel=capture.uapi)
+                closing.callback(device.close)
+            played = play(capture, model, read_inputs(capture, request.inputs), judged, device)
         return played, judge_case(played.capture, played.replay) if not played.errors else None
 
 
@@ -169,6 +176,8 @@ def report(console: Console, file: Path, request: Request) -> bool:
             console.print(f"  {line}")
     if not played.results:
         console.print("  nothing was submitted")
+    for line in (*map(str, played.checks), *played.failures):
+        console.print(f"  {line}")
     for line in comparison_lines(played):
         console.print(f"  {line}")
     if case is not None:
@@ -178,7 +187,8 @@ def report(console: Console, file: Path, request: Request) -> bool:
     if request.output is not None:
         write_results(played, case, request.output / (file.parent.name if file.name == STREAM else file.stem))
     agreed = all(result.agreement is None or result.agreement.verdict != "unexplained" for result in played.results)
-    return agreed and (case is None or case.passed)
+    same = not played.failures and not any(found.different for found in played.checks)
+    return agreed and same and (case is None or case.passed)
 
 
 def result_lines(result: Result) -> Iterator[str]:

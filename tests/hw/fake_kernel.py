@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 
 from delegate.errors import SimulatorError
+from delegate.hw import drm
 from delegate.hw.sim.machine import Machine
 from delegate.hw.sim.memory import AddressSpace
 
@@ -80,7 +81,7 @@ class File:
 
 
 class FakeKernel:
-    """One driver with its nodes below ``folder``; installs itself in os, fcntl and mmap.
+    """One driver with its nodes below ``folder``; installs itself in os, fcntl and drm.
 
     ``errors``: errnos that the next calls of an ioctl fail with, by code (0: mmap). ``drop``: how many of the next jobs
     are silently not run. ``chance``: of each call to fail, and of a job to be dropped. ``delay``: ns for which a job's
@@ -106,11 +107,11 @@ class FakeKernel:
         self._cores = [Machine(self._shared, signals_pooling=True) for _ in range(CORES)]
         self._lock = threading.Lock()
         self._core_locks = [threading.Lock() for _ in range(CORES)]
-        self._real = os.open, os.close, fcntl.ioctl, mmap.mmap
+        self._real = os.open, os.close, fcntl.ioctl, drm.HostMemory
         patch.setattr(os, "open", self._open)
         patch.setattr(os, "close", self._close)
         patch.setattr(fcntl, "ioctl", self._ioctl)
-        patch.setattr(mmap, "mmap", self._mmap)
+        patch.setattr(drm, "HostMemory", self._mmap)
 
     @property
     def buffers(self) -> int:
@@ -138,16 +139,14 @@ class FakeKernel:
         self.dma_buffers.pop(descriptor, None)
         self._real[1](descriptor)
 
-    def _mmap(self, descriptor: int, size: int, *rest: Any, **more: Any) -> Any:
+    def _mmap(self, descriptor: int, size: int, offset: int) -> Any:
         buffer = self.dma_buffers.get(descriptor)
-        if buffer is None and descriptor in self.files:
-            buffer = self.files[descriptor].buffers[more.pop("offset") // (1 << 32)]
         if buffer is None:
-            return self._real[3](descriptor, size, *rest, **more)
+            buffer = self.files[descriptor].buffers[offset // (1 << 32)]
         if self.errors.get(0):
             number = self.errors[0].pop(0)
             raise OSError(number, os.strerror(number))
-        mapping = self._real[3](buffer.memfd, size)
+        mapping = self._real[3](buffer.memfd, size, 0)
         self.mappings.add(mapping)
         return mapping
 
@@ -216,7 +215,7 @@ class FakeKernel:
         rounded = -(-size // PAGE) * PAGE
         memfd = os.memfd_create("fake buffer")
         os.ftruncate(memfd, rounded)
-        host = self._real[3](memfd, rounded)
+        host = mmap.mmap(memfd, rounded)
         device, shadow = np.zeros(rounded, np.uint8), np.zeros(rounded, np.uint8)
         buffer = Buffer(address, rounded, memfd, host, device, shadow)
         file.memory.map(address, device)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,13 +98,16 @@ def test_parts_of_the_depth_are_added_in_order(part_depth: int) -> None:
         assert product(a).tobytes() == wanted.astype(np.float16).tobytes()
 
 
-def test_the_largest_depth_is_cut_in_two() -> None:
+@pytest.mark.parametrize("part_depth", [2048, 8192])
+def test_the_largest_depth(part_depth: int) -> None:
     rng = np.random.default_rng(1)
     a, b = int8s(rng, (2, 16384)), int8s(rng, (16384, 33))
     wanted = a.astype(np.int32) @ b.astype(np.int32)
     run = Requantization(1e-4, 3, np.arange(33))
-    assert np.array_equal(matmul(a, b, device="simulator", cores=2), wanted)
-    assert np.array_equal(matmul(a, b, run, device="simulator"), requantized(wanted, run))
+    with Matmul(b, device="simulator", cores=2, part_depth=part_depth) as product:
+        assert np.array_equal(product(a), wanted)
+    with Matmul(b, run, "simulator", part_depth=part_depth) as product:
+        assert np.array_equal(product(a), requantized(wanted, run))
 
 
 def test_a_tall_product_is_computed_in_several_runs() -> None:
@@ -179,8 +185,64 @@ def test_an_input_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(2):
             a[...] = int8s(rng, (6, 64))
             assert np.array_equal(product(a), a.astype(np.int32) @ b.astype(np.int32))
+        first = product.submit(a)
+        with pytest.raises(MatmulError, match="whose result nobody has asked for yet"):
+            product.submit(a)
+        first.result()
+        product.submit(a).result()
     with Matmul(b[:63], device="simulator") as product, pytest.raises(MatmulError, match="K = 63"):
         product.input(6)
+
+
+def test_a_result_in_one_piece_of_rows_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    b = int8s(rng, (64, 40))
+    run = Requantization(1e-3)
+    with Matmul(b, device="simulator") as product, Matmul(b, run, "simulator") as cube:
+        a, other = product.input(6), cube.input(6)
+        a[...] = other[...] = int8s(rng, (6, 64))
+        wanted = a.astype(np.int32) @ b.astype(np.int32)
+        assert np.array_equal(cube(other, copy=False), run.apply(wanted))  # lies in a cube: copied
+        out = np.empty((6, 40), np.int32)
+        assert product(a, out=out, copy=False) is out
+        monkeypatch.setattr(Matmul, "_read", None)  # what copies C
+        c = product(a, copy=False)
+        assert np.array_equal(c, wanted)
+        a[...] = 1
+        product(a, copy=False)
+        assert np.array_equal(c, np.broadcast_to(b.astype(np.int32).sum(axis=0), (6, 40)))  # the same memory
+
+
+def test_results_that_nobody_asks_for_take_no_memory() -> None:
+    b = int8s(np.random.default_rng(9), (64, 40))
+    a = np.ones((4, 64), np.int8)
+    with Matmul(b, device="simulator") as product:
+        for _ in range(20):
+            product.submit(a)
+            gc.collect()
+        assert len(product._slots) == 1
+        regions = len(product._device.memory.regions)
+    forgotten = Matmul(b, device="simulator")
+    device = forgotten._device
+    forgotten(a)
+    assert len(device.memory.regions) >= regions - 4
+    before = len(device.memory.regions)
+    del forgotten
+    gc.collect()
+    assert len(device.memory.regions) == before - 4
+
+
+def test_an_error_is_raised_each_time_and_the_product_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(10)
+    a, b = int8s(rng, (9000, 64)), int8s(rng, (64, 32))
+    with Matmul(b, device="simulator") as product:
+        pending = product.submit(a)
+        with monkeypatch.context() as patch:
+            patch.setattr("delegate.canary.untouched", lambda *_: 1)
+            for _ in range(2):
+                with pytest.raises(DeviceError, match="1 of 1 jobs of a product ended twice"):
+                    pending.result()
+        assert np.array_equal(product(a), a.astype(np.int32) @ b.astype(np.int32))
 
 
 @pytest.mark.parametrize(
@@ -241,3 +303,17 @@ def test_memory_that_is_used_up_is_said_and_given_back(monkeypatch: pytest.Monke
         assert (product(a[:4]) == 512).all()
     assert not device.memory.regions
     device.close()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/matmul.md"])
+def test_the_example_of_a_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block of code that imports delegate.matmul; its last line's remark says what comes out."""
+    text = (Path(__file__).resolve().parents[2] / page).read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "delegate.matmul" in block]
+    monkeypatch.setenv("TEFLON_NODE", "/nowhere")  # no board
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(code.strip().splitlines()) <= 6
+    assert names["c"].dtype == np.float32
+    assert np.allclose(names["c"], names["b"].astype(np.float32).sum(axis=0), atol=1e-4)
+    assert names["c"].shape == (4, 1000)

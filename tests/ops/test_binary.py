@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chosen import on_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import EVERY_FORM, PROVEN, TARGETS, binary, feature, graph, quant
@@ -171,7 +172,7 @@ def test_drawn_operands_are_within_one(
     shapes = (other, shape) if swapped else (shape, other)
     built = model(op, Case(*shapes, None if constant is None else int(not swapped)), dtype, activation, rng)
     content = write(built)
-    npu = harness.npu_interpreter(content, device="simulator", cache_dir="off", unproven=forms)
+    npu = harness.npu_interpreter(content, **on_device(unproven=forms))
     plain = harness.reference_interpreter(content)
     assert is_taken(npu, plain) or forms == "never"
     assert difference(built, npu, plain, rng).max() <= 1

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from tflite_writer import Array, Builder, Model, write
 
+pytestmark = pytest.mark.device
+
 Interpreters = Callable[..., Any]
 Case = tuple[str, Model]
 

@@ -10,6 +10,8 @@ import pytest
 from comparison import compare
 from tflite_writer import Builder, write
 
+pytestmark = pytest.mark.device
+
 Interpreters = Callable[..., Any]
 KERNELS = ("rocket", "rknpu")  # the second hears of the end of a pooling task
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from chosen import on_device
 from layers import EVERY_FORM, PROVEN, feature, graph, quant
 from tflite_writer import Builder, Model, write
 
@@ -16,9 +17,8 @@ from benchmarks import harness
 from delegate import runtime
 from delegate.compile import compile_graph
 from delegate.errors import CompileError
-from delegate.hw.sim import passes as simulation
+from delegate.hw.sim import options as simulation
 from delegate.hw.sim.device import Simulator
-from delegate.hw.sim.lookup import Rounding
 from delegate.hw.soc import BS_CLAMP, FLYING_SCALE, NORM_SHIFT, TABLE, Target
 from delegate.ir import Elementwise, Node
 from delegate.ops import OPERATORS
@@ -62,7 +62,7 @@ def interpreter(content: bytes, op: str, **options: str) -> Any:
     module = harness.runtime()
     kernels = module.OpResolverType
     resolver = kernels.BUILTIN_WITHOUT_DEFAULT_DELEGATES if op == "ELU" else kernels.BUILTIN_REF
-    delegates = [delegate.load(device="simulator", cache_dir="off", **options)] if options else []
+    delegates = [delegate.load(**on_device(**options))] if options else []
     made = module.Interpreter(
         model_content=content, experimental_op_resolver_type=resolver, experimental_delegates=delegates
     )
@@ -232,7 +232,7 @@ def test_batches_are_converted(first: str, second: str, unproven: str) -> None:
     source = builder.tensor((3, 5, 4, 20), first, 0.04, 30)
     converted = builder.quantize(builder.unary("RELU", source), second, (0.03, 20))
     content = write(builder.finish([source], [converted]))
-    made = harness.npu_interpreter(content, device="simulator", cache_dir="off", unproven=unproven)
+    made = harness.npu_interpreter(content, **on_device(unproven=unproven))
     values = harness.random_inputs(made, rng)
     (got,), (expected,) = harness.infer(made, values), harness.infer(harness.reference_interpreter(content), values)
     assert np.abs(got.astype(int) - expected).max() <= (unproven == "never")
@@ -251,7 +251,7 @@ def test_a_fused_activation_from_minus_1_to_1(scale: float, zero_point: int) -> 
     assert refusals(node, graph([node], [], []), EVERY_FORM) == ()
     compared = [layer for layer in OPERATORS[node.op].lower(node, EVERY_FORM) if isinstance(layer, Elementwise)]
     assert bool(compared) == (scale == 0.01)
-    made = harness.npu_interpreter(content, device="simulator", cache_dir="off")
+    made = harness.npu_interpreter(content, **on_device())
     values = harness.random_inputs(made, rng)
     (got,), (expected,) = harness.infer(made, values), harness.infer(harness.reference_interpreter(content), values)
     np.testing.assert_array_equal(got, expected)
@@ -259,7 +259,7 @@ def test_a_fused_activation_from_minus_1_to_1(scale: float, zero_point: int) -> 
 
 @pytest.mark.parametrize("rounding", ["even", "away", "floor"])
 @pytest.mark.parametrize("op", KERNELS)
-def test_no_doubt_about_the_silicon_matters(op: str, rounding: Rounding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_doubt_about_the_silicon_matters(op: str, rounding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the tables interpolate, and without a warning about entries of 0, flat runs or the join."""
     device = Simulator(options=simulation.Options(interpolation=rounding))
     monkeypatch.setattr(runtime, "shared_device", lambda *_: device)

@@ -13,6 +13,7 @@ import every_operator
 import generate
 import numpy as np
 import pytest
+from chosen import DEVICE, on_device
 from PIL import Image
 from tflite_writer import Array, Builder, Model, write
 from typer.testing import CliRunner
@@ -38,13 +39,13 @@ from delegate.tools.accuracy.models import (
 from delegate.tools.accuracy.xnnpack import Peer
 
 EMBEDDED = harness.ROOT / "models" / "mobilenet_digits.tflite"
-OPTIONS = {"device": "simulator", "cache_dir": "off"}
+OPTIONS = on_device()
 RNG = np.random.default_rng
 
 
 def run(*arguments: object) -> tuple[int, str]:
     """(exit status, what is printed)."""
-    result = CliRunner().invoke(app, ["accuracy", *map(str, arguments), "--device", "simulator"])
+    result = CliRunner().invoke(app, ["accuracy", *map(str, arguments), "--device", DEVICE])
     return result.exit_code, result.output
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chosen import on_device
 from layers import EVERY_FORM, feature
 
 from delegate.ir import AnyLayer, Convolution, Elementwise, Graph, Move, Node, Pixels, Pooling, Requantize, Tensor, View
@@ -18,7 +19,7 @@ from delegate.options import parse
 from delegate.tools.accuracy import silicon
 from delegate.tools.accuracy.measure import compiled
 
-OPTIONS = parse({"device": "simulator", "kernel": "rknpu", "cache_dir": "off"}, {})  # that kernel hears of the PPU
+OPTIONS = parse(on_device(kernel="rknpu"), {})  # that kernel hears of the PPU
 Layers = Sequence[AnyLayer | View]
 
 

@@ -93,6 +93,17 @@ def test_a_working_npu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, driver: 
     assert kernel.submits
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_clock_that_only_the_driver_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: bool):
+    kernel = FakeKernel(monkeypatch, "rknpu", tmp_path)
+    if broken:
+        monkeypatch.setattr(rknpu_interface, "GET_FREQ", 99)
+    found = examine(board(tmp_path / "root"))
+    assert found.clocks == ({} if broken else {"rknpu GET_FREQ": "1000000000"})
+    assert found.auto_node == f"{kernel.path}, driver rknpu 0.9.8"
+    assert ("device=auto takes", f"rknpu ({found.auto_node})") in list(lines(found))
+
+
 def test_a_user_without_access_gets_reason_and_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     path = tmp_path / "accel0"
     path.touch()

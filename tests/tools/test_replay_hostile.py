@@ -72,6 +72,11 @@ def task(data: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def job(data: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = data["submits"][0]["jobs"][0]
+    return found
+
+
 ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
     "a buffer beyond 32 bits": (edited(lambda d: d["bos"][0].update(iova="fffffffff")), "buffer address"),
     "a buffer of 2**40 bytes": (edited(lambda d: d["bos"][0].update(size=1 << 40)), "buffer size"),
@@ -97,6 +102,9 @@ ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
     "a word of 33 bits": (edited(lambda d: task(d)["words"][0].__setitem__(2, "1ffffffff")), "value"),
     "an unknown block": (edited(lambda d: task(d)["words"][0].__setitem__(0, "LASER")), "malformed"),
     "an unknown driver": (edited(lambda d: d.update(uapi="xyz")), "uapi"),
+    "chains that do not cover a job": (edited(lambda d: job(d).update(chains=[[0, 1]])), "do not cover"),
+    "a chain of a billion tasks": (edited(lambda d: job(d).update(chains=[[0, 10**9]])), "chain"),
+    "chains that are none": (edited(lambda d: job(d).update(chains=[5])), "malformed"),
     "no submits": (edited(lambda d: d.update(submits={"a": 1})), "not a list"),
     "a table of tensors that is none": (
         edited(lambda d: d["bos"][0].update(role="tensor", tensor=0, graph=0)),
@@ -188,7 +196,7 @@ def archives() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", sorted(archives()))
-@pytest.mark.parametrize("file", ["bos.npz", "coefs.npz"])
+@pytest.mark.parametrize("file", ["bos.npz", "coefs.npz", "outputs.npz"])
 def test_a_hostile_archive_is_one_error(name: str, file: str, tmp_path: Path):
     stream = written(tmp_path, capture_writer.rocket(streams()))
     (tmp_path / file).write_bytes(archives()[name])

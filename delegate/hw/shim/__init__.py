@@ -18,17 +18,20 @@ from delegate.errors import DelegateError
 
 FOLDER = Path(__file__).resolve().parent
 LIBRARY = "libteflon-shim.so"
-CHOICES = ("rocket", "rknpu", "both")
+CHOICES = ("rocket", "rknpu", "rknpu-misc", "both")
+BOTH = ("rocket", "rknpu")
 
 EPILOG = """\
 environment (options win):
-  TEFLON_SHIM             rocket, rknpu or both: which nodes there are (both)
+  TEFLON_SHIM             which nodes there are: rocket, rknpu, both of them (the default), or rknpu-misc: /dev/rknpu,
+                          the vendor's driver without DRM
   TEFLON_SHIM_FAULTS      faults to put in, or @FILE with them, read again when it changes, for example
                           "submit:3=EIO; prep:p=0.01=EINTR; job:7=skip-task:2; job:p=0.05=hang;
                           device:after=100=lost; iova:limit=1MiB; seed=1"
   TEFLON_SHIM_TIME_SCALE  factor on the kernels' own time limits (the 500 ms of the watchdog)
   TEFLON_SHIM_LOG         file for a line a call
   TEFLON_SHIM_CACHES      1: CPU and NPU see each other's bytes only where they are synchronised
+  TEFLON_SHIM_CAPABILITIES  a capability file: the silicon behaves as that board's (python -m delegate probe)
   TEFLON_SHIM_QUIET       1: nothing on stderr about jobs that the simulator refuses
 """
 
@@ -61,7 +64,7 @@ def start(environment: dict[str, str], process: int | None = None) -> dict[str, 
     except (ValueError, OSError) as error:
         raise DelegateError(f"the stand-in's settings: {error}") from None
     prefix = f"teflon-shim.{os.getpid()}.{secrets.token_hex(8)}"
-    listeners = listen(prefix, [name for name in NODES if nodes in (name, "both")])
+    listeners = listen(prefix, [name for name in NODES if nodes == name or (nodes == "both" and name in BOTH)])
     client = os.pidfd_open(os.getpid() if process is None else process)
     middle = os.fork()
     if not middle:

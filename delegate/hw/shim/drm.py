@@ -1,4 +1,4 @@
-"""What the kernel's DRM core does for both drivers: files, handles, mmap offsets, and the core ioctls."""
+"""What the kernel's DRM core does for both drivers: files, handles, mmap offsets, and how an ioctl is called."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import os
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from delegate.hw.shim.faults import Faults
 from delegate.hw.shim.memory import Buffer, pages
 from delegate.hw.shim.wire import Channel
 
-VERSION = struct.Struct("<iii4xQQQQQQ")  # numbers; length and address of name, date, description
 OFFSETS_START = 1 << 32  # where mmap offsets begin (drm_vma_manager)
 READ, WRITE = 1 << 30, 1 << 31  # bits of a command: the kernel reads, or writes, the structure
-CAP_PRIME, CAP_TIMESTAMP_MONOTONIC, CAP_SYNCOBJ = 0x5, 0x6, 0x13
 
 
 def failure(number: int) -> OSError:
@@ -32,6 +30,7 @@ class Call:
     argument: int  # address of the structure
     data: bytearray
     given: list[tuple[int, int]] = field(default_factory=list)  # descriptors for the client, offsets of their numbers
+    inherited: bool = False  # whether those stay open across exec
 
     def read(self, layout: struct.Struct, offset: int = 0) -> tuple[Any, ...]:
         return layout.unpack_from(self.data, offset)
@@ -52,6 +51,8 @@ class Ioctl:
     command: int
     handler: Handler
     fields: str  # names and struct codes of the fields, for the log: "size:I handle:I"
+    render: bool = True  # DRM_RENDER_ALLOW
+    needs: str = ""  # "auth" or "master": DRM_AUTH, DRM_MASTER
 
     @property
     def number(self) -> int:
@@ -63,24 +64,45 @@ class Ioctl:
         return self.command >> 16 & 0x3FFF
 
 
-class Driver(Protocol):
+class Driver:
     """A kernel driver, which all files of its nodes share."""
 
     name: str
     description: str
     date: str
     version: tuple[int, int, int]
+    unique: str  # the parent device's name
     ioctls: dict[int, Ioctl]
     faults: Faults
+    can_map = True  # whether the nodes can be mapped
+
+    def __init__(self) -> None:
+        self.files: set[File] = set()
+        self.names: dict[int, Buffer] = {}  # of GEM_FLINK
+        self.exported: dict[int, Buffer] = {}  # by inode
+        self.master_state: dict[str, int] = {}  # what drm_master knows
 
     def opened(self, file: File) -> None:
-        """A node was opened."""
+        """A node was opened. The first that opens the primary node is its master (drm_master_open)."""
+        file.master = file.node.startswith("card") and not any(other.master for other in self.files)
+        self.files.add(file)
 
     def released(self, file: File) -> None:
-        """The last descriptor of a file was closed."""
+        """The last descriptor of a file was closed.
+
+        An exported buffer lives as long as its descriptor on a board; here, where nobody tells of that one's end, until
+        no file is open.
+        """
+        self.files.discard(file)
+        if not self.files:
+            kept = [buffer for buffer in self.exported.values() if not buffer.handles]
+            self.exported.clear()
+            for buffer in kept:
+                self.freed(buffer)
 
     def freed(self, buffer: Buffer) -> None:
-        """The last handle of a buffer was closed."""
+        """The last handle of a buffer was closed, or its last name outside."""
+        raise NotImplementedError
 
 
 @dataclass(eq=False)
@@ -93,12 +115,29 @@ class File:
     handles: dict[int, Buffer] = field(default_factory=dict)
     offsets: dict[int, Buffer] = field(default_factory=dict)
     state: Any = None  # the driver's own
+    process: int = 0
+    root: bool = False  # whether a privileged user opened it
+    master: bool = False
+    was_authenticated: bool = False
     calls: int = 1  # under way, and one for the open descriptors
 
+    @property
+    def is_render(self) -> bool:
+        """Whether this is a render node, where only what is marked so is allowed (drm_ioctl_permit)."""
+        return self.node.startswith("renderD")
+
+    @property
+    def is_authenticated(self) -> bool:
+        return self.master or self.root or self.was_authenticated
+
     def add(self, buffer: Buffer) -> tuple[int, int]:
-        """(handle, mmap offset) of a new buffer; the lowest free handle (an IDR's)."""
+        """(handle, mmap offset) of a buffer; the lowest free handle (an IDR's)."""
         handle = next(number for number in range(1, len(self.handles) + 2) if number not in self.handles)
+        shared = buffer in self.handles.values()
         self.handles[handle] = buffer
+        buffer.handles += 1
+        if shared:
+            return handle, self.offset_of(buffer)
         offset = OFFSETS_START
         for start in sorted(self.offsets):
             if offset + buffer.size <= start:
@@ -118,8 +157,13 @@ class File:
 
     def close_handle(self, handle: int) -> None:
         buffer = self.handles.pop(handle)
-        del self.offsets[self.offset_of(buffer)]
-        self.driver.freed(buffer)
+        buffer.handles -= 1
+        if buffer not in self.handles.values():
+            del self.offsets[self.offset_of(buffer)]
+        if not buffer.handles:
+            self.driver.names = {name: other for name, other in self.driver.names.items() if other is not buffer}
+            if buffer not in self.driver.exported.values():
+                self.driver.freed(buffer)
 
     def close(self) -> None:
         for handle in list(self.handles):
@@ -134,72 +178,20 @@ class File:
         return buffer
 
 
-async def version(file: File, call: Call) -> int:
-    """Numbers, and as much of each text as the caller has room for; its lengths are the true ones afterwards."""
-    driver = file.driver
-    values = list(call.read(VERSION))
-    values[:3] = driver.version
-    for index, text in zip((3, 5, 7), (driver.name, driver.date, driver.description), strict=True):
-        room, address = values[index : index + 2]
-        values[index] = len(text)
-        if address:
-            call.channel.copy_out(address, text.encode()[:room])
-    call.write(VERSION, 0, *values)
-    return 0
-
-
-async def gem_close(file: File, call: Call) -> int:
-    (handle,) = call.read(struct.Struct("<I"))
-    file.lookup(handle, errno.EINVAL)
-    file.close_handle(handle)
-    return 0
-
-
-async def get_capability(file: File, call: Call) -> int:
-    """What a driver without modesetting answers: no PRIME, as these files cannot share buffers here; no syncobj."""
-    capability, _ = call.read(struct.Struct("<QQ"))
-    known = {CAP_TIMESTAMP_MONOTONIC: 1, CAP_PRIME: 0, CAP_SYNCOBJ: 0}
-    if capability not in known:
-        raise failure(errno.EOPNOTSUPP)
-    call.write(struct.Struct("<Q"), 8, known[capability])
-    return 0
-
-
-async def set_client_capability(file: File, call: Call) -> int:
-    """All of them are for modesetting."""
-    raise failure(errno.EOPNOTSUPP)
-
-
-async def no_master(file: File, call: Call) -> int:
-    """Authentication and modesetting masters: for the privileged only."""
-    raise failure(errno.EACCES)
-
-
-async def get_unique(file: File, call: Call) -> int:
-    """Nobody has set a name."""
-    call.write(struct.Struct("<Q"), 0, 0)
-    return 0
-
-
-CORE = (
-    Ioctl("VERSION", "version", 0xC0406400, version, "major:i minor:i patch:i"),
-    Ioctl("GET_UNIQUE", "", 0xC0106401, get_unique, "length:Q"),
-    Ioctl("GEM_CLOSE", "destroy", 0x40086409, gem_close, "handle:I"),
-    Ioctl("GET_CAP", "", 0xC010640C, get_capability, "capability:Q value:Q"),
-    Ioctl("SET_CLIENT_CAP", "", 0x4010640D, set_client_capability, "capability:Q value:Q"),
-    Ioctl("SET_MASTER", "", 0x0000641E, no_master, ""),
-    Ioctl("DROP_MASTER", "", 0x0000641F, no_master, ""),
-)
-
-
 def new_call(ioctl: Ioctl, channel: Channel, command: int, argument: int) -> Call:
     """A call with an empty structure, as large as the caller's and the driver's."""
     return Call(channel, argument, bytearray(max(command >> 16 & 0x3FFF, ioctl.size)))
 
 
-def table(*own: Ioctl) -> dict[int, Ioctl]:
-    """A driver's ioctls and those of the core, by number."""
-    return {ioctl.number: ioctl for ioctl in (*CORE, *own)}
+def permit(file: File, ioctl: Ioctl) -> None:
+    """drm_ioctl_permit: raises OSError(EACCES)."""
+    authenticated = file.is_render or file.is_authenticated
+    if (
+        (ioctl.needs == "auth" and not authenticated)
+        or (ioctl.needs == "master" and not file.master)
+        or (file.is_render and not ioctl.render)
+    ):
+        raise failure(errno.EACCES)
 
 
 async def dispatch(file: File, ioctl: Ioctl, command: int, call: Call) -> int:
@@ -211,10 +203,11 @@ async def dispatch(file: File, ioctl: Ioctl, command: int, call: Call) -> int:
     if size and command & ioctl.command & READ:
         call.data[:size] = (await call.channel.copy_in([(call.argument, size)]))[0]
     try:
+        permit(file, ioctl)
         return await ioctl.handler(file, call)
     finally:
         if size and command & ioctl.command & WRITE:
             call.channel.copy_out(call.argument, bytes(call.data[:size]))
         for descriptor, offset in call.given:
-            call.channel.give_descriptor(descriptor, call.argument + offset)
+            call.channel.give_descriptor(descriptor, call.argument + offset, call.inherited)
             os.close(descriptor)

@@ -68,6 +68,7 @@ class Buffer:
     size: int  # bytes, whole pages
     descriptor: int
     cache: Cache | None
+    handles: int = 0  # in all files
 
     @property
     def view(self) -> Bytes:
@@ -211,9 +212,7 @@ class Domain:
         self._settle()
 
     def close(self) -> None:
-        """Frees all buffers and, when the NPU is done, the reservation."""
-        for buffer in list(self._buffers.values()):
-            self.free(buffer)
+        """Gives the reservation back when the last buffer is freed and the NPU is done."""
         self._closed = True
         self._settle()
 
@@ -223,7 +222,7 @@ class Domain:
         for buffer in self._retired:
             self._fix(buffer.address, buffer.size, PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1)
         self._retired.clear()
-        if self._closed and self._base:
+        if self._closed and self._base and not self._buffers:
             _libc.munmap(self._base, ADDRESS_LIMIT)
             self._base = 0
 

@@ -5,7 +5,7 @@
 #define TEFLON_SHIM_NODES_H
 
 enum kind { DIRECTORY, REGULAR, SYMLINK, DEVICE };
-enum driver { ROCKET = 1, RKNPU = 2 };
+enum driver { ROCKET = 1, RKNPU = 2, RKNPU_MISC = 4 };
 
 struct entry {
     enum driver driver;
@@ -17,6 +17,7 @@ struct entry {
 
 #define RKNN "/sys/devices/platform/rknn"
 #define NPU "/sys/devices/platform/fdab0000.npu"
+#define MISC "/sys/devices/virtual/misc/rknpu"
 #define PARENT(driver, path, uevent, modalias)                          \
     {driver, DIRECTORY, path, 0, 0, 0},                                 \
     {driver, REGULAR, path "/uevent", uevent, 0, 0},                    \
@@ -55,6 +56,16 @@ static const struct entry ENTRIES[] = {
     {RKNPU, DIRECTORY, "/sys/class/devfreq", 0, 0, 0},
     {RKNPU, DIRECTORY, "/sys/class/devfreq/fdab0000.npu", 0, 0, 0},
     {RKNPU, REGULAR, "/sys/class/devfreq/fdab0000.npu/cur_freq", "1000000000\n", 0, 0},
+    /* The vendor's driver without DRM: a misc device, whose minor is dynamic. */
+    {RKNPU_MISC, DIRECTORY, MISC, 0, 0, 0},
+    {RKNPU_MISC, REGULAR, MISC "/uevent", "MAJOR=10\nMINOR=122\nDEVNAME=rknpu\n", 0, 0},
+    {RKNPU_MISC, REGULAR, MISC "/dev", "10:122\n", 0, 0},
+    {RKNPU_MISC, SYMLINK, MISC "/subsystem", "/sys/class/misc", 0, 0},
+    {RKNPU_MISC, DIRECTORY, "/sys/class/misc", 0, 0, 0},
+    {RKNPU_MISC, SYMLINK, "/sys/class/misc/rknpu", MISC, 0, 0},
+    {RKNPU_MISC, SYMLINK, "/sys/dev/char/10:122", MISC, 0, 0},
+    {RKNPU_MISC, DIRECTORY, "/sys/module/rknpu", 0, 0, 0},
+    {RKNPU_MISC, DEVICE, "/dev/rknpu", "rknpu", 10, 122},
 };
 enum { ENTRY_COUNT = sizeof ENTRIES / sizeof *ENTRIES };
 

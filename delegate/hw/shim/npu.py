@@ -16,6 +16,7 @@ from delegate.hw.shim.faults import JobFault
 from delegate.hw.shim.memory import Domain
 from delegate.hw.sim.machine import Decoded, Machine
 from delegate.hw.sim.memory import AddressSpace
+from delegate.hw.sim.options import Options
 
 CORES = 3
 # Interrupt status bits of the blocks, a pair each, one for each register group (npu.md §2.4).
@@ -53,10 +54,10 @@ def both_of_pairs(status: int) -> int:
 class Core:
     """A simulated core and its thread, which starts with the first run."""
 
-    def __init__(self, index: int, post: Callable[..., object]) -> None:
+    def __init__(self, index: int, post: Callable[..., object], options: Options) -> None:
         self.index = index
         self._post = post
-        self._machine = Machine(AddressSpace())
+        self._machine = Machine(AddressSpace(), options=options)
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 

@@ -4,7 +4,7 @@
  * care here. Everything that a kernel would decide is decided by the server (python -m delegate shim starts it).
  *
  * TEFLON_SHIM_SOCKET: the beginning of the servers' abstract socket names; without it the library does nothing.
- * TEFLON_SHIM: rocket, rknpu or both (default): which nodes there are. */
+ * TEFLON_SHIM: rocket, rknpu, rknpu-misc or both (the first two; default): which nodes there are. */
 #define _GNU_SOURCE
 #undef _FORTIFY_SOURCE
 #include <dirent.h>
@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -51,6 +52,7 @@ static void configure(void)
         strcpy(prefix, given);
     nodes = !chosen || !strcmp(chosen, "rocket") ? ROCKET : 0;
     nodes |= !chosen || !strcmp(chosen, "rknpu") ? RKNPU : 0;
+    nodes |= chosen && !strcmp(chosen, "rknpu-misc") ? RKNPU_MISC : 0;
     nodes = nodes ? nodes : ROCKET | RKNPU;
     configured = 1;
 }
@@ -275,6 +277,8 @@ static int answer(int channel, const struct reply *reply, int passed, int *mappe
         send_message(channel, &status, 1, NULL, 0, -1);
         return 0;
     case GIVE_FD:
+        if (reply->result)
+            fcntl(passed, F_SETFD, 0);
         if (address)
             memcpy(address, &passed, sizeof passed);
         else
@@ -317,14 +321,38 @@ static long call(int fd, const struct request *request, int *mapped)
     return error ? -error : reply.result;
 }
 
+/* Commands that a kernel answers before it asks the driver. */
+static int is_of_every_file(unsigned long command)
+{
+    return command == FIOCLEX || command == FIONCLEX || command == FIONBIO || command == FIOASYNC;
+}
+
+enum { DMA_BUF_SYNC = 0x40086200 };
+
+/* Whether a descriptor is a buffer's that was exported (PRIME_HANDLE_TO_FD): the server's memory files have that name. */
+static int exported(int fd)
+{
+    char path[PATH_MAX];
+    int saved = errno, found = !directory_path(fd, path) && !strcmp(path, "npu buffer");
+    errno = saved;
+    return found;
+}
+
 EXPORT int ioctl(int fd, unsigned long command, ...)
 {
     va_list arguments;
     va_start(arguments, command);
     void *argument = va_arg(arguments, void *);
     va_end(arguments);
-    if ((command >> 8 & 0xFF) != 'd' || !device(fd))
+    const struct entry *entry = is_of_every_file(command) ? NULL : device(fd);
+    if (!entry && (uint32_t)command == DMA_BUF_SYNC && exported(fd))
+        return 0; /* an exported buffer's memory is coherent */
+    if (!entry)
         return NEXT(ioctl)(fd, command, argument);
+    if (entry->driver != RKNPU_MISC && (command >> 8 & 0xFF) != 'd') {
+        errno = ENOTTY; /* drm_ioctl; the misc driver looks at the number only */
+        return -1;
+    }
     struct request request = {REQUEST_IOCTL, (uint32_t)command, (uintptr_t)argument, 0, 0};
     int saved = errno, mapped = -1;
     long result = call(fd, &request, &mapped);
@@ -353,6 +381,17 @@ EXPORT void *mmap(void *address, size_t length, int protection, int flags, int f
 EXPORT void *mmap64(void *address, size_t length, int protection, int flags, int fd, off64_t offset)
 {
     return mmap(address, length, protection, flags, fd, offset);
+}
+
+/* noop_llseek: a node has a position that nothing moves. */
+EXPORT off_t lseek(int fd, off_t offset, int whence)
+{
+    return device(fd) ? 0 : NEXT(lseek)(fd, offset, whence);
+}
+
+EXPORT off64_t lseek64(int fd, off64_t offset, int whence)
+{
+    return lseek(fd, offset, whence);
 }
 
 #include "files.h"

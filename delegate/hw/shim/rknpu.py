@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from delegate.hw.shim.drm import Call, File, Ioctl, failure, table
+from delegate.hw.shim.core import table
+from delegate.hw.shim.drm import Call, Driver, File, Ioctl, failure
 from delegate.hw.shim.faults import Faults
 from delegate.hw.shim.memory import Buffer, Domain, Hole, top_down
 from delegate.hw.shim.npu import CORES, Chain, Core, Outcome
 from delegate.hw.shim.wire import Channel
 from delegate.hw.sim.memory import ADDRESS_LIMIT
+from delegate.hw.sim.options import Options
 
 ACTION = struct.Struct("<II")  # flags, value
 MEM_CREATE = struct.Struct("<IIQQQQiI")  # handle, flags, size, obj_addr, dma_addr, sram_size; domain, core_mask
@@ -32,7 +34,7 @@ COUNTER, ELAPSED, CORE_MASK, FENCE = 16, 48, 56, 60  # offsets in a submit that 
 INT_STATUS = 20  # offset in a task
 INT = struct.Struct("<I")
 PC, NONBLOCK, FENCE_IN, FENCE_OUT = 1, 2, 8, 16
-KERNEL_MAPPING, CACHEABLE, UNALIGNED, KNOWN_FLAGS = 0x8, 0x2, 0x400, 0xFFF
+KERNEL_MAPPING, CACHEABLE, UNALIGNED = 0x8, 0x2, 0x400
 TO_DEVICE, FROM_DEVICE = 1, 2
 LARGEST_SUBMIT = 4095  # tasks of a start of PC; longer ranges are cut
 TAIL_WORDS = 4
@@ -96,15 +98,19 @@ class Job:
             loop.add_reader(fence, close)
 
 
-class Rknpu:
+class Rknpu(Driver):
     """See drm.Driver."""
 
-    name, description, date, version = "rknpu", "RKNPU driver", "20240828", (0, 9, 8)
+    name, description, date, version, unique = "rknpu", "RKNPU driver", "20240828", (0, 9, 8), "fdab0000.npu"
+    has_iommu = True
 
-    def __init__(self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, faults: Faults, scale: float, caches: bool, options: Options, say: Callable[[str], None]
+    ) -> None:
+        super().__init__()
         self.faults, self.scale, self.caches, self.say = faults, scale, caches, say
         post = asyncio.get_running_loop().call_soon_threadsafe
-        self._cores = tuple(Core(index, post) for index in range(CORES))
+        self._cores = tuple(Core(index, post, options) for index in range(CORES))
         self._todo: tuple[list[Job], ...] = tuple([] for _ in range(CORES))
         self._current: list[Job | None] = [None] * CORES
         self._domains: dict[int, Domain] = {}
@@ -121,12 +127,6 @@ class Rknpu:
             Ioctl("MEM_DESTROY", "destroy", 0xC0106444, self._destroy, "handle:I reserved:I obj_addr:Q"),
             Ioctl("MEM_SYNC", "sync", 0xC0206445, self._sync, "flags:I reserved:I obj_addr:Q offset:Q size:Q"),
         )
-
-    def opened(self, file: File) -> None:
-        pass
-
-    def released(self, file: File) -> None:
-        pass
 
     def freed(self, buffer: Buffer) -> None:
         self._objects = {address: item for address, item in self._objects.items() if item.buffer is not buffer}
@@ -148,7 +148,7 @@ class Rknpu:
             GET_DRV: major * 10000 + minor * 100 + patch,
             GET_FREQ: FREQUENCY,
             GET_VOLT: VOLTAGE,
-            GET_IOMMU: 1,
+            GET_IOMMU: int(self.has_iommu),
             GET_DOMAIN: self._domain_id,
         }
         if action in answers:
@@ -170,12 +170,12 @@ class Rknpu:
         if handle in file.handles:
             item = next(item for item in self._objects.values() if item.buffer is file.handles[handle])
         else:
-            if flags & ~KNOWN_FLAGS or size == 0 or size > ADDRESS_LIMIT:
+            if size == 0:
                 raise failure(errno.EINVAL)
             item = self._allocate(self._domain(number), size, flags)
             handle, _ = file.add(item.buffer)
         buffer = item.buffer
-        call.write(MEM_CREATE, 0, handle, item.flags, buffer.size, item.address, buffer.address, 0, number, core_mask)
+        call.write(MEM_CREATE, 0, handle, flags, buffer.size, item.address, buffer.address, 0, number, core_mask)
         return 0
 
     def _allocate(self, domain: Domain, size: int, flags: int) -> Object:
@@ -187,6 +187,9 @@ class Rknpu:
             buffer = domain.create(size, place, self.faults.address_limit(ADDRESS_LIMIT), cached)
         except OSError as error:
             raise failure(errno.ENOMEM) from error  # the DMA API knows nothing else
+        return self._register(buffer, flags)
+
+    def _register(self, buffer: Buffer, flags: int) -> Object:
         self._created += 1
         item = Object(buffer, flags, OBJECTS + 0x400 * self._created)
         self._objects[item.address] = item
@@ -204,10 +207,9 @@ class Rknpu:
         return 0
 
     async def _sync(self, file: File, call: Call) -> int:
-        """Only cached buffers can be synchronised."""
         directions, _, address, offset, size = call.read(MEM_SYNC)
         item = self._object(address, "MEM_SYNC")
-        if not item.flags & CACHEABLE:
+        if not self._syncs(item.flags):
             raise failure(errno.EINVAL)
         part = slice(offset, offset + size)
         if directions & TO_DEVICE:
@@ -216,13 +218,15 @@ class Rknpu:
             item.buffer.from_device(part)
         return 0
 
+    def _syncs(self, flags: int) -> bool:
+        """Only cached buffers can be synchronised."""
+        return bool(flags & CACHEABLE)
+
     def _object(self, address: int, what: str) -> Object:
         """Raises OSError(EINVAL) for what would be a wild pointer in the kernel."""
         if address not in self._objects:
             if address:
-                self.say(
-                    f"rknpu: {what}: obj_addr {address:#x} is no object: a kernel would follow the pointer and oops"
-                )
+                self.say(f"rknpu: {what}: obj_addr {address:#x} is no object: a kernel would follow it and oops")
             raise failure(errno.EINVAL)
         return self._objects[address]
 
@@ -235,9 +239,7 @@ class Rknpu:
         if flags & FENCE_IN:
             await self._wait_fence(call.channel, fields[12], timeout)
         if not core_mask:
-            core_mask = 1 << min(
-                range(CORES), key=lambda core: len(self._todo[core]) + (self._current[core] is not None)
-            )
+            core_mask = 1 << min(range(CORES), key=lambda core: len(self._todo[core]) + bool(self._current[core]))
         if not flags & PC or core_mask not in (1, 2, 3, 4, 7):
             raise failure(errno.EINVAL)
         job = self._job(fields, core_mask)

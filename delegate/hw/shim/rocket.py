@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from delegate.hw.shim.drm import Call, File, Ioctl, failure, table
+from delegate.hw.shim.core import table
+from delegate.hw.shim.drm import Call, Driver, File, Ioctl, failure
 from delegate.hw.shim.faults import Faults
 from delegate.hw.shim.memory import Buffer, Domain, bottom_up
 from delegate.hw.shim.npu import CORES, Chain, Core, Outcome
 from delegate.hw.sim.memory import ADDRESS_LIMIT
+from delegate.hw.sim.options import Options
 
 CREATE = struct.Struct("<IIQQ")  # size; handle, dma_address, offset
 PREP = struct.Struct("<IIq")  # handle, reserved, absolute deadline in ns
@@ -47,7 +49,6 @@ class Queue:
     domain: Domain = field(default_factory=Domain)
     jobs: deque[Job] = field(default_factory=deque)
     running: Job | None = None
-    writers: dict[int, asyncio.Event] = field(default_factory=dict)  # fences by the address of the buffer they write
     closed: bool = False
 
 
@@ -58,15 +59,19 @@ def stride(address: int, count: int, given: int, known: int) -> list[tuple[int, 
     return [(address + index * given, known) for index in range(count)]
 
 
-class Rocket:
+class Rocket(Driver):
     """See drm.Driver."""
 
-    name, description, date, version = "rocket", "rocket DRM", "0", (0, 0, 0)
+    name, description, date, version, unique = "rocket", "rocket DRM", "0", (0, 0, 0), "rknn"
 
-    def __init__(self, faults: Faults, scale: float, caches: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, faults: Faults, scale: float, caches: bool, options: Options, say: Callable[[str], None]
+    ) -> None:
+        super().__init__()
         self.faults, self.scale, self.caches, self.say = faults, scale, caches, say
+        self._writers: dict[Buffer, asyncio.Event] = {}  # fences of the jobs that write buffers
         post = asyncio.get_running_loop().call_soon_threadsafe
-        self._free = deque(Core(index, post) for index in range(CORES))  # the one that waits longest first
+        self._free = deque(Core(index, post, options) for index in range(CORES))  # the one that waits longest first
         self._queues: list[Queue] = []
         self._submitted = 0
         self.ioctls = table(
@@ -77,11 +82,13 @@ class Rocket:
         )
 
     def opened(self, file: File) -> None:
+        super().opened(file)
         file.state = Queue()
         self._queues.append(file.state)
 
     def released(self, file: File) -> None:
         """Jobs that have not started never will; the one that runs ends first."""
+        super().released(file)
         queue: Queue = file.state
         self._queues.remove(queue)
         for job in queue.jobs:
@@ -93,6 +100,7 @@ class Rocket:
         self._schedule()
 
     def freed(self, buffer: Buffer) -> None:
+        self._writers.pop(buffer, None)
         buffer.domain.free(buffer)
 
     async def _create(self, file: File, call: Call) -> int:
@@ -100,7 +108,6 @@ class Rocket:
         if size == 0:
             raise failure(errno.EINVAL)
         buffer = file.state.domain.create(size, bottom_up, self.faults.address_limit(ADDRESS_LIMIT), self.caches)
-        file.state.writers.pop(buffer.address, None)
         handle, offset = file.add(buffer)
         call.write(CREATE, 0, size, handle, buffer.address, offset)
         return 0
@@ -111,7 +118,7 @@ class Rocket:
         if reserved:
             raise failure(errno.EINVAL)
         buffer = file.lookup(handle)
-        fence = file.state.writers.get(buffer.address)
+        fence = self._writers.get(buffer)
         try:
             if fence is None or fence.is_set():
                 return 0
@@ -177,10 +184,10 @@ class Rocket:
             Chain(address, 2 * ((words + 1) // 2), 1, index, DPU_INTERRUPTS, exact=False)
             for index, (address, words) in enumerate(tasks)
         ]
-        after = [queue.writers[b.address] for b in buffers if b.address in queue.writers]
+        after = [self._writers[buffer] for buffer in buffers if buffer in self._writers]
         job = Job(file, chains, after, self._submitted)
         for buffer in writes:
-            queue.writers[buffer.address] = job.done
+            self._writers[buffer] = job.done
         queue.jobs.append(job)
 
     def _schedule(self) -> None:

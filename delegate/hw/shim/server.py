@@ -13,14 +13,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from delegate.hw.capabilities import load
 from delegate.hw.shim.drm import Call, Driver, File, Ioctl, dispatch, failure, new_call
 from delegate.hw.shim.faults import Faults
+from delegate.hw.shim.misc import RknpuMisc
 from delegate.hw.shim.rknpu import Rknpu
 from delegate.hw.shim.rocket import Rocket
 from delegate.hw.shim.wire import IOCTL, REQUEST, Channel, Gone
+from delegate.hw.sim.options import USUAL, Options, switched
 
-NODES = {"rocket": ("accel0",), "rknpu": ("card1", "renderD129")}
+NODES = {"rocket": ("accel0",), "rknpu": ("card1", "renderD129"), "rknpu-misc": ("rknpu",)}
 BACKLOG = 128  # connections that wait to be accepted
 
 
@@ -33,16 +37,19 @@ class Settings:
     log: str = ""  # a file
     quiet: bool = False  # nothing on stderr
     caches: bool = False  # the CPU sees what the NPU wrote, and the NPU what the CPU wrote, only when synchronised
+    options: Options = USUAL  # the silicon of the board of a capability file
 
 
 def settings(environment: Mapping[str, str]) -> Settings:
-    """Raises ValueError for a time scale that is no number."""
+    """Raises ValueError for a time scale that is no number, OptionError for a file that holds no capabilities."""
+    board = environment.get("TEFLON_SHIM_CAPABILITIES")
     return Settings(
         environment.get("TEFLON_SHIM_FAULTS", ""),
         float(environment.get("TEFLON_SHIM_TIME_SCALE") or 1),
         environment.get("TEFLON_SHIM_LOG", ""),
         environment.get("TEFLON_SHIM_QUIET", "") not in ("", "0"),
         environment.get("TEFLON_SHIM_CACHES", "") not in ("", "0"),
+        switched(load(Path(board)).verdicts) if board else USUAL,
     )
 
 
@@ -67,8 +74,9 @@ class Server:
         self._log = open(given.log, "a", buffering=1) if given.log else None  # noqa: SIM115
         self._loop = asyncio.get_running_loop()
         makers: dict[str, Callable[[], Driver]] = {
-            "rocket": lambda: Rocket(self.faults, given.scale, given.caches, self.say),
-            "rknpu": lambda: Rknpu(self.faults, given.scale, given.caches, self.say),
+            "rocket": lambda: Rocket(self.faults, given.scale, given.caches, given.options, self.say),
+            "rknpu": lambda: Rknpu(self.faults, given.scale, given.caches, given.options, self.say),
+            "rknpu-misc": lambda: RknpuMisc(self.faults, given.scale, given.caches, given.options, self.say),
         }
         self._drivers = {name: make() for name, make in makers.items()}
         self._files: set[File] = set()
@@ -112,9 +120,9 @@ class Server:
             connection, _ = listener.accept()
         except OSError:  # the client has gone, or there are no descriptors left: it will see a lost device
             return
-        driver = self._drivers["rocket" if node in NODES["rocket"] else "rknpu"]
-        peer = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        error, file = 0, File(driver, node, self._opened + 1)
+        driver = next(self._drivers[name] for name, nodes in NODES.items() if node in nodes)
+        peer, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        error, file = 0, File(driver, node, self._opened + 1, process=peer, root=user == 0)
         try:
             self.faults.call("open")
             driver.opened(file)
@@ -185,6 +193,8 @@ class Server:
             else:
                 name = f"mmap offset={argument:#x} length={length}"
                 self.faults.call("mmap")
+                if not file.driver.can_map:
+                    raise failure(errno.ENODEV)
                 buffer = file.mapping(argument, length, bool(flags & 1))
                 channel.give_descriptor(buffer.client)
         except Gone:

@@ -22,7 +22,8 @@ enum {
     COPY_IN = 1,  /* send length bytes at address: a status byte, then the bytes */
     COPY_OUT = 2, /* the next message is length bytes for address */
     TAKE_FD = 3,  /* send the file descriptor with the number address: a status byte, with the descriptor */
-    GIVE_FD = 4,  /* comes with a descriptor: its number is stored at address, or kept for the mapping if that is 0 */
+    GIVE_FD = 4,  /* comes with a descriptor: its number is stored at address, or kept for the mapping if that is 0;
+                   it stays open across exec if result is 1 */
     DONE = 5,     /* the result of the call, or an error number less than 0 */
 };
 

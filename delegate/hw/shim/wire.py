@@ -115,9 +115,9 @@ class Channel:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return descriptors[0]
 
-    def give_descriptor(self, descriptor: int, address: int = 0) -> None:
+    def give_descriptor(self, descriptor: int, address: int = 0, inherited: bool = False) -> None:
         """Sends a descriptor, whose number is stored at ``address`` (0: kept by the client's library)."""
-        self._send(REPLY.pack(GIVE_FD, 0, address, 0), [descriptor])
+        self._send(REPLY.pack(GIVE_FD, int(inherited), address, 0), [descriptor])
 
     def finish(self, result: int) -> None:
         """Ends the call with a result, or a negative error number."""

@@ -110,6 +110,8 @@ def suits(flying: Flying) -> bool:
     plan, operand, pixels = flying.dpu, flying.reader.operand, flying.dpu.width * flying.dpu.height
     if plan.input.name != "int8" or plan.output.format.name != "int8" or plan.writer.transposed:
         return False
+    if plan.writer.keeps_lanes and plan.channels % ATOM:
+        return False
     if _has_operand(flying):
         return (
             not _by_channel(flying)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from delegate.hw.regs import CNA
 from delegate.hw.sim import settings
+from delegate.hw.sim.options import USUAL, Options
 from delegate.hw.sim.precision import INT8, INT16, PRECISIONS, Precision
 from delegate.hw.sim.registers import TaskRegisters
 from delegate.hw.soc import RK3588, Soc
@@ -92,7 +93,7 @@ class Front:
     output_atoms: int  # pixels
 
 
-def decode(regs: TaskRegisters, soc: Soc = RK3588) -> Front:
+def decode(regs: TaskRegisters, soc: Soc = RK3588, options: Options = USUAL) -> Front:
     """The CNA's plan of a task; raises SimulatorError where the silicon would hang, fault or compute garbage (F-22)."""
     settings.check_cna(regs)
     mode = regs[CNA.CONV_CON1]
@@ -102,18 +103,18 @@ def decode(regs: TaskRegisters, soc: Soc = RK3588) -> Front:
         raise regs.refuse(CNA.CONV_CON1, f"in {mode['in_precision']}, proc {mode['proc_precision']}", limit)
     regs.require(mode["conv_mode"] in (0, 3), CNA.CONV_CON1, f"conv_mode {mode['conv_mode']}", "0 or 3")
     front = Front(
-        _features(regs, precision),
+        _features(regs, precision, options),
         _window(regs),
         _weights(regs, precision, mode["conv_mode"] == 3, soc),
         regs[CNA.DATA_SIZE2]["dataout_width"],
         regs[CNA.DATA_SIZE3]["dataout_atomics"],
     )
     _check_channels(regs, front)
-    _check_cbuf(regs, front, soc)
+    _check_cbuf(regs, front, soc, options)
     return front
 
 
-def _features(regs: TaskRegisters, precision: Precision) -> Features:
+def _features(regs: TaskRegisters, precision: Precision, options: Options) -> Features:
     mode, size, dma = regs[CNA.CONV_CON1], regs[CNA.DATA_SIZE0], regs[CNA.FC_DATA_SIZE0]
     width, height, channels = size["datain_width"], size["datain_height"], regs[CNA.DATA_SIZE1]["datain_channel"]
     for value, label in ((width, "width"), (height, "height")):
@@ -129,7 +130,11 @@ def _features(regs: TaskRegisters, precision: Precision) -> Features:
         row_pitch, surface_pitch = line * pixel * precision.bits // 8, 0
     else:
         regs.require(line % group == 0, CNA.DMA_CON1, line, f"a multiple of {group} in line groups")
+        if options.low_height == "0":  # a stride without a sign (C-23)
+            surface = max(0, surface)
         row_pitch, surface_pitch = 16 * (line // group), 16 * (group * fetched_width + surface)
+        if options.part_of_row == "width":  # F-127
+            row_pitch = 16 * fetched_width
     height_limit = f"DATAIN_HEIGHT {height}"
     regs.require(dma["dma_height"] == height, CNA.FC_DATA_SIZE0, f"height {dma['dma_height']}", height_limit)
     fetched = regs[CNA.FC_DATA_SIZE1]["dma_channel"]
@@ -264,7 +269,7 @@ def _check_channels(regs: TaskRegisters, front: Front) -> None:
     regs.require(whole, CNA.DATA_SIZE1, features.channels, limit)
 
 
-def _check_cbuf(regs: TaskRegisters, front: Front, soc: Soc) -> None:
+def _check_cbuf(regs: TaskRegisters, front: Front, soc: Soc, options: Options) -> None:
     """Bank split, DATA_ENTRIES, and room for the rows of the task (npu.md §4, F-32)."""
     split, features = regs[CNA.CBUF_CON0], front.features
     regs.require_zero(CNA.CBUF_CON0, "fc_data_bank", why="other values corrupt the features (S-77)")
@@ -283,7 +288,8 @@ def _check_cbuf(regs: TaskRegisters, front: Front, soc: Soc) -> None:
     limit = f"{formula} units of {unit} bytes for a row of {row_bytes} bytes" + (
         f", or {rounded}" if rounded != formula else ""
     )
-    regs.require(entries in (formula, rounded), CNA.CBUF_CON1, entries, limit)
+    right = {"either": (formula, rounded), "three": (formula,), "four": (rounded,)}[options.entries_of_three]
+    regs.require(entries in right, CNA.CBUF_CON1, entries, limit)
     need, room = entries * unit * features.height, data * soc.cbuf_bank_bytes
     limit = f"{features.height} rows of {entries * unit} bytes must fit the {room} bytes of {data} data banks"
     regs.require(need <= room, CNA.CBUF_CON0, f"data_bank {data}", limit)

@@ -18,6 +18,7 @@ from delegate.hw.sim import settings
 from delegate.hw.sim.cna import Front, Window
 from delegate.hw.sim.fetch import pad_extent
 from delegate.hw.sim.numbers import Floats, Ints, Numbers, round_shift, saturate
+from delegate.hw.sim.options import Options
 from delegate.hw.sim.precision import INT8
 from delegate.hw.sim.registers import TaskRegisters
 
@@ -39,7 +40,7 @@ class Core:
     away_from_zero: bool
 
 
-def decode(regs: TaskRegisters, front: Front) -> Core:
+def decode(regs: TaskRegisters, front: Front, options: Options) -> Core:
     """The CORE's plan; raises SimulatorError where it contradicts the CNA."""
     settings.check_core(regs)
     misc, size = regs[CORE.MISC_CFG], regs[CORE.DATAOUT_SIZE_0]
@@ -63,7 +64,7 @@ def decode(regs: TaskRegisters, front: Front) -> Core:
         bool(clip["round_type"]),
     )
     _check_reach(regs, front, core)
-    _check_groups(regs, front, core)
+    _check_groups(regs, front, core, options)
     _check_time(regs, front, core)
     return core
 
@@ -98,11 +99,11 @@ def check_pad_lanes(regs: TaskRegisters, front: Front, core: Core) -> None:
         regs.warn(f"CNA.PAD_CON1 = {window.pad_value:#x}: unequal lanes in a depthwise convolution (S-36)")
 
 
-def _check_groups(regs: TaskRegisters, front: Front, core: Core) -> None:
+def _check_groups(regs: TaskRegisters, front: Front, core: Core, options: Options) -> None:
     """CHANNEL is whole groups (S-190, S-191, F-52) and holds all kernels, not more than the last group is short of."""
     precision, weights = front.features.precision, front.weights
     group = precision.depthwise_group if weights.depthwise else precision.kernel_group
-    whole = core.channels % group == 0
+    whole = core.channels % group == 0 or options.part_of_group == "completes"
     limit = f"a multiple of {group}: a part of a group never completes (S-190)"
     regs.require(whole, CORE.DATAOUT_SIZE_1, core.channels, limit)
     count = weights.channels if weights.depthwise else weights.kernels

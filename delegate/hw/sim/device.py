@@ -6,6 +6,7 @@ so that an access past its end is seen.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from delegate.errors import DeviceError, SimulatorError
-from delegate.hw.device import KERNELS, DeviceJob, Kernel, Memory, check_job
+from delegate.hw.device import KERNELS, DeviceJob, Kernel, Memory, check_job, check_process
 from delegate.hw.sim.machine import Machine
 from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 from delegate.hw.soc import FORMS, RK3588, Soc
 
 LARGEST_CORES = 3
@@ -60,11 +61,14 @@ class Simulator:
             raise DeviceError(f"simulator with kernel {kernel!r}: {' or '.join(KERNELS)}")
         self.soc = soc
         self.kernel = kernel
-        self.signals_pooling = kernel == "rknpu"  # S-137, S-196
+        told = {"signalled": True, "silent": False}
+        asked = options.pooling_interrupt if options else None
+        self.signals_pooling = told.get(asked or "", kernel == "rknpu")  # S-137, S-196
         self.memory = AddressSpace()
         self.machines = tuple(
             Machine(self.memory, soc, options, signals_pooling=self.signals_pooling) for _ in range(cores)
         )
+        self._process = os.getpid()
         self._lock = threading.Condition()
         self._queue: list[_Queued] = []
         self._fences: dict[int, list[tuple[_Queued, bool]]] = {}  # buffer address: jobs that use it, writing or not
@@ -107,6 +111,8 @@ class Simulator:
 
     def free(self, memory: Memory) -> None:
         """Gives memory back after the jobs that use it; raises DeviceError for memory that is not allocated."""
+        if os.getpid() != self._process:
+            return  # it is the parent's
         with self._lock:
             users = [job for job, _ in self._fences.pop(memory.address, [])]
         for job in users:
@@ -169,6 +175,7 @@ class Simulator:
             self.memory.unmap(region.address)
 
     def _check_open(self) -> None:
+        check_process(self._process, self.name)
         if self._closed:
             raise DeviceError("the simulator is closed")
 

@@ -12,7 +12,8 @@ from delegate.hw.regs import DPU, DPU_RDMA
 from delegate.hw.sim import settings, writer
 from delegate.hw.sim.core import Core
 from delegate.hw.sim.dpu_rdma import OPERAND_BITS, USE_ADD, USE_MULTIPLY, USE_PEND, Reader
-from delegate.hw.sim.lookup import Rounding, Tables, decode_tables
+from delegate.hw.sim.lookup import Tables, decode_tables
+from delegate.hw.sim.options import Options
 from delegate.hw.sim.precision import DPU_CODE, FORMATS, INT8, Format, Precision
 from delegate.hw.sim.registers import TaskRegisters
 
@@ -95,15 +96,13 @@ class Dpu:
     tables: Tables | None
     output: Output
     writer: writer.Writer
+    options: Options
 
 
 def decode(
-    regs: TaskRegisters, core: Core | None, precision: Precision | None, depthwise: bool, rounding: Rounding
+    regs: TaskRegisters, core: Core | None, precision: Precision | None, depthwise: bool, options: Options
 ) -> Dpu:
-    """The plan; ``core`` and ``precision`` are None for a task without convolution. Raises SimulatorError.
-
-    ``rounding``: of what tables give between two entries.
-    """
+    """The plan; ``core`` and ``precision`` are None for a task without convolution. Raises SimulatorError."""
     flying = core is None
     table = not regs[DPU.EW_CFG]["ew_lut_bypass"] and not regs[DPU.EW_CFG]["ew_bypass"]
     settings.check_dpu(regs, table)
@@ -132,9 +131,10 @@ def decode(
         pend=_pend(regs, core, precision),
         norm=_scaling(regs, "bn"),
         elementwise=_elementwise(regs, process),
-        tables=decode_tables(regs, rounding) if table else None,
+        tables=decode_tables(regs, process.integer, options) if table else None,
         output=_output(regs, out),
-        writer=writer.decode(regs, width, height, channels, out, core, precision, depthwise),
+        writer=writer.decode(regs, width, height, channels, out, core, precision, depthwise, options),
+        options=options,
     )
     _check_formats(regs, dpu, precision, core)
     if dpu.tables is not None and dpu.integer:

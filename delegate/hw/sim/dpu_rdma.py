@@ -12,6 +12,7 @@ from delegate.hw.regs import DPU_RDMA
 from delegate.hw.sim import settings
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.numbers import Numbers, Stored, bfloat_to_float
+from delegate.hw.sim.options import Options
 from delegate.hw.sim.precision import FORMATS, Format
 from delegate.hw.sim.registers import TaskRegisters
 
@@ -44,6 +45,7 @@ class Operand:
     main_address: int  # of the even surfaces with comb
     surface_pitch: int  # bytes; with comb from one even surface to the next
     main_surface_pitch: int
+    reading: str  # of integers in data mode 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Reader:
     operand: Operand | None
 
 
-def decode(regs: TaskRegisters, flying: bool, depthwise: bool) -> Reader:
+def decode(regs: TaskRegisters, flying: bool, depthwise: bool, options: Options) -> Reader:
     """The plan of DPU_RDMA; raises SimulatorError where the silicon would hang or where its behaviour is unknown."""
     mode, erdma = regs[DPU_RDMA.RDMA_FEATURE_MODE_CFG], regs[DPU_RDMA.RDMA_ERDMA_CFG]
     settings.check_dpu_rdma(regs)
@@ -82,7 +84,8 @@ def decode(regs: TaskRegisters, flying: bool, depthwise: bool) -> Reader:
     comb, armed = mode["comb_use"], not erdma["erdma_disable"]
     _check_feeds(regs, flying, comb, armed)
     plane = 16 * width * height
-    operand = _operand(regs, plane, comb == RESIDUAL) if armed else None
+    reading = options.channel_operand if flying else options.gain_operand
+    operand = _operand(regs, plane, comb == RESIDUAL, reading) if armed else None
     if comb == RESIDUAL and width * height < SMALLEST_PLANE:
         regs.warn(f"fused operand of {width * height} pixels: below {SMALLEST_PLANE} failures were seen")
     main = None
@@ -135,7 +138,7 @@ def _lane(regs: TaskRegisters, name: str, config: Register, base: Register, pref
     return Lane(name, use, regs[base][label] if use else 0)
 
 
-def _operand(regs: TaskRegisters, plane: int, comb: bool) -> Operand:
+def _operand(regs: TaskRegisters, plane: int, comb: bool, reading: str) -> Operand:
     erdma, mode = regs[DPU_RDMA.RDMA_ERDMA_CFG], regs[DPU_RDMA.RDMA_FEATURE_MODE_CFG]
     bits = OPERAND_BITS.get(erdma["erdma_data_size"])
     per_pixel = erdma["erdma_data_mode"]
@@ -164,6 +167,7 @@ def _operand(regs: TaskRegisters, plane: int, comb: bool) -> Operand:
         main_address=regs[DPU_RDMA.RDMA_SRC_BASE_ADDR]["src_base_addr"],
         surface_pitch=plane + notch if comb else stride + notch,
         main_surface_pitch=plane + main_notch,
+        reading=reading if code == 0 and not per_pixel else "by channel",
     )
 
 
@@ -220,9 +224,10 @@ def stored_operand(memory: AddressSpace, reader: Reader, task: str) -> Stored:
     assert operand is not None
     kind = operand.format
     count = -(-reader.channels // kind.atom)
-    if not operand.per_pixel:
+    if not operand.per_pixel and operand.reading != "by pixel":
         dtype = np.dtype(DTYPES[kind.name])
-        shape, strides = (count, 1, kind.atom), (operand.surface_pitch, 16, dtype.itemsize)
+        pitch = 0 if operand.reading == "first surface" else operand.surface_pitch
+        shape, strides = (count, 1, kind.atom), (pitch, 16, dtype.itemsize)
         return memory.strided(operand.address, shape, strides, dtype, what)
     if not operand.comb:
         return _surfaces(memory, reader, kind, operand.address, operand.surface_pitch, count, what)

@@ -20,17 +20,26 @@ from delegate.hw.sim.numbers import Numbers
 Int8s = npt.NDArray[np.int8]
 Doubles = npt.NDArray[np.float64]
 INT32_LIMIT = 2.0**31
+OPERAND_QUESTIONS = ("operand_rounding", "operand_width", "operand_offset", "operand_conversion")
 BLOCK = 1 << 16  # elements of a block; doubles of it stay in the cache
 
 
 def suits(plan: Dpu) -> bool:
     """Whether these stages are all there is in a task's DPU."""
-    scale, norm, stage, output = plan.scale, plan.norm, plan.elementwise, plan.output
+    scale, norm, stage, output, options = plan.scale, plan.norm, plan.elementwise, plan.output, plan.options
     if output.format.name != "int8" or (plan.tables is not None and not answers.bounded(plan.tables)):
+        return False
+    if plan.tables is not None and not options.usual("table_path"):
         return False
     if scale is not None and (scale.algorithm not in (None, ADD) or scale.prelu):
         return False
+    if scale is not None and scale.relu and not options.usual("bs_clamp"):
+        return False
     if norm is not None and (norm.algorithm not in (None, ADD) or norm.prelu):
+        return False
+    if norm is not None and not options.usual("norm_shift", "norm_order", "addend_overflow"):
+        return False
+    if stage is not None and not options.usual(*OPERAND_QUESTIONS):
         return False
     if norm is not None and "memory" in (norm.multiply_source, norm.alu_source):
         return False

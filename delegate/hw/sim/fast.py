@@ -34,6 +34,7 @@ def suits(pass_: Convolution) -> bool:
     front, plan, features = pass_.front, pass_.dpu, pass_.front.features
     simple = features.precision is INT8 and not features.pixel_channels and features.converter is None
     simple = simple and not features.reuse and front.window.upsampling == (1, 1) and not pass_.core.away_from_zero
+    simple = simple and (not pass_.core.truncate or pass_.options.usual("truncation"))
     return simple and not plan.writer.transposed and epilogue.suits(plan)
 
 
@@ -64,7 +65,7 @@ class FastConvolution:
         plain = self.plain
         writer.check_mapped(memory, plain.dpu.writer, task)
         kernels = buffers.fetch_kernels(memory, plain.front.weights, task)
-        stored = fetch.cube(memory, plain.front.features, task)
+        stored = fetch.cube(buffers.seen(memory), plain.front.features, task)
         lanes = self._lanes(memory, task)
         matrix = self._matrix(kernels, lanes.factor)
         reach = matrix.bound + float(np.abs(lanes.add).max(initial=0.0))
@@ -119,6 +120,8 @@ class FastConvolution:
             wide = np.zeros((channels, numbers[0].size))
             wide[: len(numbers)] = numbers.reshape(len(numbers), -1)
             wide += factor if isinstance(factor, int) else factor[:, None]
+            if self.plain.options.short_kernels == "nothing":
+                wide[len(numbers) :] = 0
             bound = 128.0 * float(np.abs(wide).sum(axis=1).max())
             wide = wide.T
         exact = np.float32 if bound < FLOAT_EXACT else np.float64
@@ -137,8 +140,8 @@ class FastConvolution:
         if pointwise:
             full = copy[: core.height, : core.width]
         else:
-            pads = fetch.pad_values(window, plain.front.features, False, plain.pad_lanes, task).astype(np.int8)
-            full = fetch.padded(copy, plain.front.features, window, (core.height, core.width), pads)
+            pads = fetch.pad_values(window, plain.front.features, False, plain.options, task).astype(np.int8)
+            full = fetch.padded(copy, plain.front.features, window, (core.height, core.width), pads, plain.options)
         depth = matrix.values.shape[0]
         rows = max(1, COLUMNS // (core.width * depth))
         for top in range(0, core.height, rows):
@@ -163,8 +166,8 @@ class FastConvolution:
     ) -> None:
         """Tap by tap over rows of whole channels."""
         plain, core, window = self.plain, self.plain.core, self.plain.front.window
-        pads = fetch.pad_values(window, plain.front.features, True, plain.pad_lanes, task).astype(np.int8)
-        full = fetch.padded(copy, plain.front.features, window, (core.height, core.width), pads)
+        pads = fetch.pad_values(window, plain.front.features, True, plain.options, task).astype(np.int8)
+        full = fetch.padded(copy, plain.front.features, window, (core.height, core.width), pads, plain.options)
         channels, kind, step = full.shape[2], matrix.values.dtype, window.stride[1]
         # Columns apart by the stride lie side by side, so that a tap reads one run of memory for each row.
         phases = [full[:, phase::step].astype(kind).reshape(len(full), -1) for phase in range(step)]
@@ -205,11 +208,11 @@ def _gather(stored: Int8s) -> Int8s:
 def _scatter(memory: AddressSpace, plan: writer.Writer, result: Int8s, task: str) -> None:
     """Writes (pixels, channels) like writer.write, atom by atom."""
     atoms = result.view(np.complex128).reshape(plan.height, plan.width, -1)
-    count = atoms.shape[2]
+    count = plan.written
     for first in range(0, count, plan.surfaces):
         last = min(first + plan.surfaces, count)
         address = plan.address + first // plan.surfaces * plan.group_pitch
         shape = (last - first, plan.height, plan.width)
-        strides = (plan.surface_pitch, plan.row_pitch, ATOM)
+        strides = (plan.surface_pitch, plan.row_pitch, plan.pixel_pitch)
         view = memory.strided(address, shape, strides, np.dtype(np.complex128), f"{task}: DPU output")
         view[...] = atoms[:, :, first:last].transpose(2, 0, 1)

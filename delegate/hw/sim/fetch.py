@@ -20,6 +20,7 @@ from delegate.hw.sim.numbers import (
     round_to_tf32,
     saturate,
 )
+from delegate.hw.sim.options import Options
 from delegate.hw.sim.precision import BF16, FP16, INT4, INT8, INT16, TF32, Precision
 from delegate.hw.task import Bytes
 
@@ -93,16 +94,18 @@ def convert(numbers: Numbers, converter: Converter) -> Numbers:
     return saturate(out if converter.add_first else out + offset, 8)
 
 
-def pad_values(window: Window, features: Features, depthwise: bool, pad_lanes: bool, task: str) -> Numbers:
+def pad_values(window: Window, features: Features, depthwise: bool, options: Options, task: str) -> Numbers:
     """The value of a padded element for each channel (channels); fp16 in the low half (S-170).
 
-    int8: the low byte, or with ``pad_lanes`` the byte lanes of S-36 (F-30: why this is a choice).
+    int8: the low byte, or the byte lanes of S-36 (F-30: why this is a choice).
     """
     precision, value = features.precision, window.pad_value
     if precision is INT8:
         lanes = np.array([value & 0xFF, value >> 8 & 0xFF], np.uint8).view(np.int8).astype(np.int64)
         pads = np.full(features.channels, lanes[0])
-        if depthwise and pad_lanes:  # odd channels among the first 32 of a 64-channel group read byte 1 (S-36)
+        if (
+            depthwise and options.pad_lanes == "two lanes"
+        ):  # odd channels among the first 32 of a 64-channel group read byte 1 (S-36)
             channel = np.arange(features.channels)
             pads[(channel % 64 < 32) & (channel % 2 == 1)] = lanes[1]
         return pads
@@ -133,12 +136,17 @@ def padded_elements(features: Features, window: Window, output: tuple[int, int])
     return (top + height + max(below, 0)) * (left + width + max(right, 0)) * features.channels
 
 
-def padded(numbers: Numbers, features: Features, window: Window, output: tuple[int, int], pads: Numbers) -> Numbers:
+def padded(
+    numbers: Numbers, features: Features, window: Window, output: tuple[int, int], pads: Numbers, options: Options
+) -> Numbers:
     """Features with all padding the windows of ``output`` (height, width) reach, (height, width, channels) (F-31)."""
     height, width, below, right = pad_extent(features, window, output)
     top, left = window.padding
     full = np.empty((top + height + max(below, 0), left + width + max(right, 0), features.channels), numbers.dtype)
     full[...] = pads
+    if options.pad_after == "0":
+        full[top + height :] = 0
+        full[:, left + width :] = 0
     inside = full[top : top + height, left : left + width]
     if window.upsampling != (1, 1):
         inside[...] = 0  # zeros between the pixels (S-140)

@@ -11,22 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from delegate.errors import SimulatorError
 from delegate.hw.regs import DPU
-from delegate.hw.sim.numbers import Floats, Ints, Numbers, round_shift, saturate
+from delegate.hw.sim.numbers import Floats, Ints, Numbers, round_by, saturate
+from delegate.hw.sim.options import Options
 from delegate.hw.sim.registers import LookupTables, TaskRegisters
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Doubt = Callable[[str, Bools], None]  # takes a warning and the elements it is about
-Rounding = Literal["even", "away", "floor"]
 ENTRIES = 513
 SIGN_HYBRID = 2  # LUT_LO_LE_MUX: low table below zero, high table above
+ZERO_AS_HALF = 4 << 15  # an entry of 0 in fp16 (S-122), in steps of an entry
 JOIN_UNITS = 4  # index units from the join within which a spike was seen: 0.0015 of x at 2596 units (S-118, S-121)
 
 
@@ -40,10 +40,12 @@ class Table:
     select: int  # a segment has 2**select index units
     slope: int  # entry units per index unit, times 2**slope_shift
     slope_shift: int
+    zero: int = 0  # what an entry of 0 gives
 
     @cached_property
     def numbers(self) -> Ints:
-        return np.array(self.entries, np.int64)
+        entries = np.array(self.entries, np.int64)
+        return np.where(entries == 0, self.zero, entries)
 
     def locate(self, index: Numbers) -> tuple[Ints, Numbers]:
         """Segment of each index, and what is left of it in index units; the ends of the table beyond them."""
@@ -56,7 +58,7 @@ class Table:
 class Tables:
     low: Table
     high: Table
-    rounding: Rounding  # of integers
+    rounding: str  # of integers
 
 
 def entry(config: dict[str, int], position: int) -> tuple[int, int]:
@@ -82,7 +84,7 @@ def _signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
-def decode_tables(regs: TaskRegisters, rounding: Rounding) -> Tables:
+def decode_tables(regs: TaskRegisters, integer: bool, options: Options) -> Tables:
     """The tables of a task; raises SimulatorError for settings other than the sign-hybrid one (F-91)."""
     config, info = regs[DPU.LUT_CFG], regs[DPU.LUT_INFO]
     known = config["lut_lo_le_mux"] == SIGN_HYBRID and not config["lut_expand_en"] and not config["lut_cal_sel"]
@@ -90,6 +92,7 @@ def decode_tables(regs: TaskRegisters, rounding: Rounding) -> Tables:
     regs.require(known and not config["lut_road_sel"], DPU.LUT_CFG, hex(regs.value(DPU.LUT_CFG)), limit)
     low_scale, low_shift = regs[DPU.LUT_LE_SLOPE_SCALE], regs[DPU.LUT_LE_SLOPE_SHIFT]
     high_scale, high_shift = regs[DPU.LUT_LO_SLOPE_SCALE], regs[DPU.LUT_LO_SLOPE_SHIFT]
+    zero = ZERO_AS_HALF if integer and options.table_zero == "4" else 0
     low = Table(
         _loaded(regs, regs.tables.low, "LE"),
         _signed(regs[DPU.LUT_LE_START]["lut_le_start"], 32),
@@ -97,6 +100,7 @@ def decode_tables(regs: TaskRegisters, rounding: Rounding) -> Tables:
         info["lut_le_index_select"],
         _signed(low_scale["lut_le_slope_uflow_scale"], 16),
         low_shift["lut_le_slope_uflow_shift"],
+        zero,
     )
     high = Table(
         _loaded(regs, regs.tables.high, "LO"),
@@ -105,12 +109,13 @@ def decode_tables(regs: TaskRegisters, rounding: Rounding) -> Tables:
         info["lut_lo_index_select"],
         _signed(high_scale["lut_lo_slope_oflow_scale"], 16),
         high_shift["lut_lo_slope_oflow_shift"],
+        zero,
     )
     for table, name in ((low, "LE"), (high, "LO")):
         span = (table.end - table.start) / (1 << table.select)
         limit = f"{ENTRIES - 1} segments between start and end of {name}"
         regs.require(span == ENTRIES - 1, DPU.LUT_INFO, f"{name}: {span} segments", limit)
-    return Tables(low, high, rounding)
+    return Tables(low, high, options.interpolation)
 
 
 def _loaded(regs: TaskRegisters, entries: tuple[int | None, ...], name: str) -> tuple[int, ...]:
@@ -148,16 +153,12 @@ def evaluate_integer(values: Ints, tables: Tables) -> Ints:
     return saturate(np.where(values < tables.high.start, low, high), 32)
 
 
-def _one_integer(values: Ints, beyond: Ints, table: Table, rounding: Rounding) -> Ints:
+def _one_integer(values: Ints, beyond: Ints, table: Table, rounding: str) -> Ints:
+    """Both roundings by one of the rules that the silicon may follow (F-121)."""
     segment, rest = table.locate(values)
     first = table.numbers[segment]
-    step = _round((table.numbers[segment + 1] - first) * rest, table.select, rounding)
-    return first + step + _round(beyond * table.slope, table.slope_shift, rounding)
-
-
-def _round(product: Ints, shift: int, rounding: Rounding) -> Ints:
-    """product / 2**shift, by one of the rules that the silicon may follow (F-121)."""
-    return product >> shift if rounding == "floor" else round_shift(product, shift, rounding == "away")
+    step = round_by((table.numbers[segment + 1] - first) * rest, table.select, rounding)
+    return first + step + round_by(beyond * table.slope, table.slope_shift, rounding)
 
 
 def doubts(values: Numbers, tables: Tables, offset: int) -> Iterator[tuple[str, Bools]]:

@@ -19,7 +19,8 @@ from delegate.hw.registers import Block, Register, split
 from delegate.hw.regs import CNA, CORE, DPU, PC
 from delegate.hw.sim import lookup
 from delegate.hw.sim.memory import AddressSpace
-from delegate.hw.sim.passes import Buffers, Options, Pass, decode_pass
+from delegate.hw.sim.options import Options
+from delegate.hw.sim.passes import Buffers, Pass, decode_pass
 from delegate.hw.sim.ppu import Pooling
 from delegate.hw.sim.registers import BLOCK_NAMES, IGNORED_BITS, POINTERS, CoreState, LookupTables, TaskRegisters
 from delegate.hw.soc import RK3588, Soc
@@ -138,6 +139,7 @@ class Machine:
         After an error the core must be reset, as the kernel's watchdog does.
         """
         self._write_kernel_pointers()
+        before: AddressSpace | None = None
         for index in range(tasks):
             task = f"task {self.tasks} (stream {address:#x})"
             self.tasks += 1
@@ -154,6 +156,7 @@ class Machine:
                 self.warn(warning)
             if self.observe is not None:
                 self.observe(decoded)
+            self._buffers.earlier, before = before, self._before_a_task()
             decoded.run.run(self.memory, self._buffers, task)
             self._state, self._state_id = decoded.state, decoded.state_id
             if index + 1 == tasks:
@@ -163,6 +166,15 @@ class Machine:
                     f"{task}: PC stops after task {index + 1} of {tasks}: no PC.BASE_ADDRESS leads to the next (S-94)"
                 )
             address, words = decoded.link, decoded.link_words
+
+    def _before_a_task(self) -> AddressSpace | None:
+        """What a task that is chained behind the next one reads through CNA, if that is stale (F-13)."""
+        if self.options.usual("chain_order"):
+            return None
+        copy = AddressSpace()
+        for region in self.memory.regions:
+            copy.map(region.address, region.view.copy())
+        return copy
 
     def decode(self, words: Words, task: str) -> Decoded:
         """What a stream would do after those decoded before it; nothing is run. Raises SimulatorError as a run does."""
@@ -249,6 +261,8 @@ class Machine:
             names = fire_names(mask)
         except RegisterError as error:
             raise SimulatorError(f"{task}: {error}") from None
+        if not stream.synced and self.options.sync_word == "needed":
+            raise SimulatorError(f"{task}: no 0x0041 word before the fire word: the task never completes")
         if not stream.synced:  # absence is tolerated (C-17)
             stream.warnings.append("no 0x0041 word before the fire word")
         fired = [BLOCK_NAMES[name] for name in names]

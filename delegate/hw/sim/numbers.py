@@ -31,6 +31,30 @@ def round_shift(product: Ints, shift: int, away_from_zero: bool = False) -> Ints
     return result
 
 
+def round_by(product: Ints, shift: int, rule: str) -> Ints:
+    """product / 2**shift by a rule: "even", "away", "floor", "half down", "half to zero" or "to zero".
+
+    For roundings that nobody has measured; see hw.questions.
+    """
+    if shift == 0 or rule in ("even", "away"):
+        return round_shift(product, shift, rule == "away")
+    if rule == "floor":
+        return product >> np.int64(shift)
+    half = np.int64(1 << (shift - 1))
+    if rule == "half down":
+        return -((half - product) >> np.int64(shift))
+    added = half - 1 if rule == "half to zero" else 0
+    result: Ints = np.sign(product) * ((np.abs(product) + added) >> np.int64(shift))
+    return result
+
+
+def wrap(values: Ints, bits: int) -> Ints:
+    """The low ``bits`` bits as a signed integer."""
+    sign, mask = np.int64(1 << (bits - 1)), np.int64((1 << bits) - 1)
+    result: Ints = ((values & mask) ^ sign) - sign
+    return result
+
+
 def saturate(values: Ints, bits: int) -> Ints:
     """Clamps to a signed integer of ``bits`` bits."""
     return np.clip(values, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)

@@ -6,7 +6,7 @@ Convolution: CNA -> CORE -> DPU (-> with DPU_RDMA's operands); flying: DPU_RDMA 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,9 +17,10 @@ from delegate.hw.regs import CORE, DPU, PPU
 from delegate.hw.sim import answers, cna, core, dpu, dpu_rdma, fast, fetch, ppu, products, stages, writer
 from delegate.hw.sim.cna import Front, Weights
 from delegate.hw.sim.dpu_rdma import LaneValues, Reader
-from delegate.hw.sim.lookup import Bools, Rounding
+from delegate.hw.sim.lookup import Bools
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.numbers import Numbers, saturate
+from delegate.hw.sim.options import Options
 from delegate.hw.sim.precision import INT16
 from delegate.hw.sim.registers import TaskRegisters
 from delegate.hw.soc import Soc
@@ -63,8 +64,13 @@ class Buffers:
     warn: Callable[[str], None]
     features: tuple[tuple[int, ...], Callable[[], Numbers]] | None = None  # geometry, values
     kernels: Kernels | None = None
+    earlier: AddressSpace | None = None  # a copy from before the task of the chain before (F-13)
     _kept: dict[Hashable, Kernels] = field(default_factory=dict)
     _kept_bytes: int = 0
+
+    def seen(self, memory: AddressSpace) -> AddressSpace:
+        """The memory that CNA reads: this one, unless it reads what lay there before the task of the chain before."""
+        return self.earlier or memory
 
     def forget(self) -> None:
         """CBUF contents are lost; what was derived is still right for equal bytes."""
@@ -138,13 +144,13 @@ class Convolution:
     core: core.Core
     dpu: dpu.Dpu
     reader: Reader | None
-    pad_lanes: bool  # see fetch.pad_values
+    options: Options
     product: bool = False  # a matrix product whose sums are worked out by the fast path
 
     def run(self, memory: AddressSpace, buffers: Buffers, task: str) -> None:
         writer.check_mapped(memory, self.dpu.writer, task)
         kernels = buffers.fetch_kernels(memory, self.front.weights, task)
-        numbers = fetch_features(memory, buffers, self.front, task)
+        numbers = fetch_features(buffers.seen(memory), buffers, self.front, task)
         lane = scale_lane(memory, self.dpu, self.reader, task)
         if self.product:
             sums = products.multiply(numbers, kernels, self.front, self.core)
@@ -156,16 +162,22 @@ class Convolution:
         """What enters the DPU's BS stage, (pixels, channels): the accumulators, CPEND included."""
         front, plan = self.front, self.core
         depthwise, window, precision = front.weights.depthwise, front.window, front.features.precision
-        pads = fetch.pad_values(window, front.features, depthwise, self.pad_lanes, task)
-        full = fetch.padded(numbers, front.features, window, (plan.height, plan.width), pads)
+        pads = fetch.pad_values(window, front.features, depthwise, self.options, task)
+        full = fetch.padded(numbers, front.features, window, (plan.height, plan.width), pads, self.options)
         if not precision.integer:
             return core.accumulate_float(full, kernels, window, plan, depthwise, precision.chunk)
         total = core.accumulate_integer(full, kernels, window, plan, depthwise)
         bits = core.WIDE_ACCUMULATOR_BITS if precision is INT16 else core.ACCUMULATOR_BITS
-        if self.dpu.pend is not None:  # before the truncation (F-54)
+        pended: Numbers | np.int64 = np.int64(0)
+        if self.dpu.pend is not None:
             sums = core.window_sums(full, window, plan, depthwise)
-            total = saturate(total, bits) + stages.pend_factor(self.dpu.pend, scale_lane) * sums
-        return core.hand_over(total, plan, bits)
+            pended = stages.pend_factor(self.dpu.pend, scale_lane) * sums
+            if self.options.short_kernels == "nothing" and not depthwise:  # F-51
+                pended[:, len(kernels) :] = 0
+        if self.options.truncation == "sum with CPEND":  # F-54
+            return core.hand_over(saturate(total, bits) + pended, plan, bits)
+        plan = replace(plan, truncate=0) if self.options.truncation == "nothing" else plan
+        return saturate(core.hand_over(total, plan, bits) + pended, 32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,15 +227,6 @@ def finish(
     writer.write(memory, plan.writer, result, task)
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a machine runs: ``plain`` models only, and where sources differ, which reading of the silicon."""
-
-    plain: bool = False
-    pad_lanes: bool = False  # PAD_CON1 by byte lanes in depthwise convolutions (S-36) instead of its low byte (F-30)
-    interpolation: Rounding = "even"  # of integers between two entries of a table (F-121)
-
-
 def _check_work(regs: TaskRegisters, register: Register, elements: int) -> None:
     """Sizes that this machine could not hold are refused before anything is allocated (F-113)."""
     limit = f"{elements} elements are more than the {LARGEST_WORK} that the simulator holds"
@@ -236,29 +239,29 @@ def decode_pass(regs: TaskRegisters, fired: frozenset[str], soc: Soc, options: O
         names = ", ".join("|".join(sorted(known)) for known in KNOWN_FIRES)
         raise SimulatorError(f"{regs.task}: fire word starts {'|'.join(sorted(fired)) or 'nothing'}: known are {names}")
     if "PPU" in fired:
-        pooling = ppu.decode(regs)
+        pooling = ppu.decode(regs, options)
         _check_work(regs, PPU.DATA_CUBE_OUT_CHANNEL, pooling.elements)
         return pooling
     if "CNA" not in fired:
-        plan = dpu.decode(regs, None, None, False, options.interpolation)
-        reader = dpu_rdma.decode(regs, True, False)
+        plan = dpu.decode(regs, None, None, False, options)
+        reader = dpu_rdma.decode(regs, True, False, options)
         dpu.check_operands(regs, plan, reader)
         _check_work(regs, DPU.DATA_CUBE_CHANNEL, plan.width * plan.height * plan.channels)
         flying = Flying(plan, reader)
         return flying if options.plain or not answers.suits(flying) else answers.FastFlying(flying)
-    front = cna.decode(regs, soc)
-    array = core.decode(regs, front)
+    front = cna.decode(regs, soc, options)
+    array = core.decode(regs, front, options)
     core.check_pad_lanes(regs, front, array)
     depthwise = front.weights.depthwise
-    plan = dpu.decode(regs, array, front.features.precision, depthwise, options.interpolation)
-    reader_or_none = dpu_rdma.decode(regs, False, depthwise) if "DPU_RDMA" in fired else None
+    plan = dpu.decode(regs, array, front.features.precision, depthwise, options)
+    reader_or_none = dpu_rdma.decode(regs, False, depthwise, options) if "DPU_RDMA" in fired else None
     dpu.check_operands(regs, plan, reader_or_none)
     _check_work(regs, DPU.DATA_CUBE_CHANNEL, plan.width * plan.height * plan.channels)
     _check_work(
         regs, CORE.DATAOUT_SIZE_0, fetch.padded_elements(front.features, front.window, (plan.height, plan.width))
     )
     product = not options.plain and products.suits(front, array, plan)
-    convolution = Convolution(front, array, plan, reader_or_none, options.pad_lanes, product)
+    convolution = Convolution(front, array, plan, reader_or_none, options, product)
     if options.plain or not fast.suits(convolution):
         return convolution
     return fast.FastConvolution(convolution)

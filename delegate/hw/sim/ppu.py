@@ -10,15 +10,18 @@ import numpy as np
 from delegate.hw.regs import PPU, PPU_RDMA
 from delegate.hw.sim import settings
 from delegate.hw.sim.memory import AddressSpace
-from delegate.hw.sim.numbers import Numbers, round_shift, saturate
+from delegate.hw.sim.numbers import Ints, Numbers, round_shift, saturate, wrap
+from delegate.hw.sim.options import Options
 from delegate.hw.sim.precision import FORMATS, Format
 from delegate.hw.sim.registers import TaskRegisters
 
 if TYPE_CHECKING:
     from delegate.hw.sim.passes import Buffers
 
+FEW_COLUMNS = 128  # of the sibling (S-232)
 AVERAGE, MAXIMUM, MINIMUM = 0, 1, 2
 STORAGE = {8: (1, 2), 16: (2,)}  # PPU_RDMA IN_PRECISION for bits of an element (S-129, F-103)
+Q16 = 1 << 16  # what reciprocals of integers count in
 PAD_BITS = {"int8": 19, "int16": 19, "fp16": 16}  # of PADDING_VALUE_1 that hold the value (npu.md §7)
 
 
@@ -41,6 +44,7 @@ class Pooling:
     surface_pitch: int
     target: int
     target_pitch: int
+    options: Options
 
     @property
     def surfaces(self) -> int:
@@ -81,6 +85,14 @@ class Pooling:
         with np.errstate(all="ignore"):
             out[...] = self.reduce(taps).astype(dtype)
 
+    def quotient(self, total: Ints) -> Ints:
+        """The average of an integer sum, before it is clamped."""
+        height, width = self.kernel
+        truncated = (Q16 // height, Q16 // width) == self.reciprocals
+        if self.options.average_rounding == "cases" and truncated:
+            return by_cases(total, height * width, Q16 % height == 0 and Q16 % width == 0)
+        return round_shift(total * (self.reciprocals[0] * self.reciprocals[1]), 32)
+
     def reduce(self, taps: list[Numbers]) -> Numbers:
         """All taps of the window to one value each (F-101)."""
         result: Numbers
@@ -90,12 +102,22 @@ class Pooling:
             for tap in taps[1:]:
                 larger(result, tap, out=result)
         elif self.format.integer:  # Q16 reciprocals, ties to even (S-179: one closed form for S-132)
-            product = np.sum(taps, axis=0) * (self.reciprocals[0] * self.reciprocals[1])
-            result = saturate(round_shift(product, 32), self.format.bits)
+            limit = wrap if self.options.average_overflow == "wraps" else saturate
+            result = limit(self.quotient(np.sum(taps, axis=0)), self.format.bits)
         else:
             total = np.sum(taps, axis=0, dtype=np.float64)
             result = total * float17(self.reciprocals[0]) * float17(self.reciprocals[1])
         return result
+
+
+def by_cases(total: Ints, count: int, exact: bool) -> Ints:
+    """total / count to nearest, ties away from zero; of an exact tie one less where S-132 says so."""
+    magnitude = np.abs(total)
+    quotient = (2 * magnitude + count) // (2 * count)
+    tie = 2 * magnitude % (2 * count) == count
+    quotient -= tie & (quotient % 2 == 1 if exact else True)
+    result: Ints = np.sign(total) * quotient
+    return result
 
 
 def float17(bits: int) -> float:
@@ -105,7 +127,7 @@ def float17(bits: int) -> float:
     return -value if bits >> 16 else value
 
 
-def decode(regs: TaskRegisters) -> Pooling:
+def decode(regs: TaskRegisters, options: Options) -> Pooling:
     """The plan of a pooling task; raises SimulatorError where the PPU would starve, or where nothing is known."""
     mode, kernel, pads = regs[PPU.OPERATION_MODE_CFG], regs[PPU.POOLING_KERNEL_CFG], regs[PPU.POOLING_PADDING_CFG]
     regs.require(
@@ -148,6 +170,7 @@ def decode(regs: TaskRegisters) -> Pooling:
         surface_pitch=regs[PPU_RDMA.RDMA_SRC_SURF_STRIDE]["src_surf_stride"] * 16,
         target=regs[PPU.DST_BASE_ADDR]["dst_base_addr"] * 16,
         target_pitch=regs[PPU.DST_SURF_STRIDE]["dst_surf_stride"] * 16,
+        options=options,
     )
     _check(regs, plan)
     return plan
@@ -183,6 +206,9 @@ def _check(regs: TaskRegisters, plan: Pooling) -> None:
         covered = before + plan.size[axis] + after
         limit = f"windows reach {reach} of {covered} pixels with padding: the PPU would starve (S-139)"
         regs.require(reach <= covered, register, plan.output[axis], limit)
+    narrow = plan.output[1] <= FEW_COLUMNS or plan.options.pooling_width == "yes"
+    limit = f"{FEW_COLUMNS} columns: beyond them everything is wrong (S-232)"
+    regs.require(narrow, PPU.DATA_CUBE_OUT_WIDTH, plan.output[1], limit)
     both = max(plan.kernel) == 16 and max(plan.padding) == 7
     regs.require(not both, PPU.POOLING_PADDING_CFG, plan.padding, "below 7 beside a kernel of 16 (S-176)")
     limit = "at least one output plane"

@@ -7,6 +7,7 @@ without convolution reads int8 (F-122). This is the plain model; ``fast`` is tes
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -38,9 +39,12 @@ from delegate.hw.sim.numbers import (
     bits_to_float,
     float_to_bfloat,
     half_to_float,
+    round_by,
     round_shift,
     saturate,
+    wrap,
 )
+from delegate.hw.sim.options import Options
 
 INT32_MIN = -(1 << 31)
 
@@ -59,14 +63,19 @@ def pend_factor(stage: Pend, lane: LaneValues) -> Ints | np.int64:
     return lane.pend
 
 
-def scale_integer(values: Ints, stage: Scaling, lane: LaneValues) -> Ints:
+def scale_integer(values: Ints, stage: Scaling, lane: LaneValues, options: Options) -> Ints:
     """BS or BN on integers; the result is clamped to 32 bits (S-19 to S-22, F-62)."""
     if stage.name == "BN":
-        return _clamp(_add_integer(_multiply_integer(values, stage, lane), stage, lane), stage)
-    return _clamp(_multiply_integer(_add_integer(values, stage, lane), stage, lane), stage)
+        if options.norm_order == "add first":
+            return _clamp(_multiply_integer(_add_integer(values, stage, lane, options), stage, lane, options), stage)
+        return _clamp(_add_integer(_multiply_integer(values, stage, lane, options), stage, lane, options), stage)
+    values = _add_integer(values, stage, lane, options)
+    if options.bs_clamp == "before the product":
+        return _multiply_integer(_clamp(values, stage), stage, lane, options)
+    return _clamp(_multiply_integer(values, stage, lane, options), stage, options.bs_clamp)
 
 
-def _add_integer(values: Ints, stage: Scaling, lane: LaneValues) -> Ints:
+def _add_integer(values: Ints, stage: Scaling, lane: LaneValues, options: Options) -> Ints:
     if stage.algorithm is None:
         return values
     operand = lane.add if stage.alu_source == "memory" else np.int64(signed(stage.alu_operand, 32))
@@ -75,10 +84,11 @@ def _add_integer(values: Ints, stage: Scaling, lane: LaneValues) -> Ints:
         return np.maximum(values, operand)
     if stage.algorithm == MIN:
         return np.minimum(values, operand)
-    return saturate(values + operand if stage.algorithm == ADD else values - operand, 32)  # F-65
+    limit = wrap if options.addend_overflow == "wraps" else saturate  # F-65
+    return limit(values + operand if stage.algorithm == ADD else values - operand, 32)
 
 
-def _multiply_integer(values: Ints, stage: Scaling, lane: LaneValues) -> Ints:
+def _multiply_integer(values: Ints, stage: Scaling, lane: LaneValues, options: Options) -> Ints:
     if not stage.multiply:
         return values
     if stage.multiply_source == "memory":
@@ -88,23 +98,32 @@ def _multiply_integer(values: Ints, stage: Scaling, lane: LaneValues) -> Ints:
         unsigned = stage.name == "BN"
         factor = np.int64(stage.multiply_operand if unsigned else signed(stage.multiply_operand, 16))
     product = values * factor
-    if stage.prelu:
-        product = np.where(values < 0, product, values)
-    shifted = round_shift(product, stage.shift)
-    if stage.shift_negative != stage.shift:
-        shifted = np.where(product < 0, round_shift(product, stage.shift_negative), shifted)
-    if stage.prelu:
-        shifted = np.where(values < 0, shifted, values)
+    rule, shift, negative = "even", stage.shift, stage.shift_negative
+    if stage.name == "BN" and options.norm_shift == "no shift":
+        shift = negative = 0
+    elif stage.name == "BN" and options.norm_shift == "narrow":
+        product = saturate(product, 32)
+    elif stage.name == "BN":
+        rule = options.norm_shift
+    shifted = round_by(product, shift, rule)
+    if negative != shift:
+        shifted = np.where(product < 0, round_by(product, negative, rule), shifted)
+    if stage.prelu and not (stage.name == "BS" and options.bs_prelu == "all"):
+        negatives = values < 0 if stage.name == "BN" or options.bs_prelu == "negative ones" else False
+        shifted = np.where(negatives, shifted, values)
     return saturate(shifted, 32)
 
 
-def _clamp(values: Ints, stage: Scaling) -> Ints:
+def _clamp(values: Ints, stage: Scaling, reading: str = "behind the product") -> Ints:
     """ReLU and ReLUX in the accumulator's domain (npu.md §5.3; not measured on integers, F-75)."""
-    if stage.relu:
-        values = np.maximum(values, 0)
-        if stage.relux is not None:
-            values = np.minimum(values, signed(stage.relux, 32))
-    return values
+    if not stage.relu or reading == "nothing":
+        return values
+    values = np.maximum(values, 0)
+    if stage.relux is None or reading == "no limit":
+        return values
+    if reading == "float limit":
+        return np.minimum(values, np.int64(np.floor(np.clip(bits_to_float(stage.relux), 0, 2.0**31))))
+    return np.minimum(values, signed(stage.relux, 32))
 
 
 def scale_float(values: Floats, stage: Scaling, lane: LaneValues) -> Floats:
@@ -141,9 +160,10 @@ def _multiply_float(values: Floats, stage: Scaling, lane: LaneValues) -> Floats:
     return np.where(values < 0, product, values) if stage.prelu else product
 
 
-def operand_register(stage: Elementwise, channels: int, integer: bool, bits: int) -> Numbers:
+def operand_register(stage: Elementwise, channels: int, integer: bool, bits: int, options: Options) -> Numbers:
     """The EW operand held in registers, (1, channels): lane c % 8 (S-152, F-84)."""
-    lanes = np.arange(channels) % len(stage.operands)
+    first = bits == 8 and options.operand_register == "first"
+    lanes = np.arange(channels) % (1 if first else len(stage.operands))
     if integer:
         width = 32 if bits == 32 else 16
         whole: Numbers = np.array([signed(v, width) for v in stage.operands], np.int64)[lanes][None]
@@ -154,17 +174,22 @@ def operand_register(stage: Elementwise, channels: int, integer: bool, bits: int
     return single
 
 
-def convert_operand(operand: Ints, stage: Elementwise) -> Ints:
+def convert_operand(operand: Ints, stage: Elementwise, options: Options) -> Ints:
     """The operand converter: (e + offset) * scale / 2**shift, or offset after it with CVT_TYPE 0.
 
     Ties to even like all other converters of the chip; nobody measured it (C-14, F-81). It stands before every
     operation, and takes operands of registers too (F-124).
     """
-    if not stage.convert:
+    sums = stage.algorithm in (ADD, SUBTRACT)
+    if not stage.convert or (options.operand_conversion == "sums" and not sums):
         return operand
-    value = operand + stage.offset if stage.add_first else operand
-    value = round_shift(value * stage.scale, stage.shift, stage.away_from_zero)
-    return saturate(value if stage.add_first else value + stage.offset, 32)
+    offset = -stage.offset if options.operand_offset == "subtracted" else stage.offset
+    value = operand + offset if stage.add_first else operand
+    value = round_by(value * stage.scale, stage.shift, "away" if stage.away_from_zero else options.operand_rounding)
+    value = value if stage.add_first else value + offset
+    if options.operand_width == "32 bits":
+        return saturate(value, 32)
+    return wrap(value, 16) if options.operand_width == "wraps at 16 bits" else saturate(value, 16)
 
 
 def combine_integer(values: Ints, operand: Ints | None, stage: Elementwise, bits: int) -> Ints:
@@ -259,19 +284,9 @@ def run(
     """The stages from BS on, on (pixels, channels); returns stored elements. ``doubt`` is told what is not certain."""
     stage = dpu.elementwise
     if stage is not None and stage.source == "register" and stage.operands:
-        operand = operand_register(stage, dpu.channels, dpu.integer, dpu.process.bits)
+        operand = operand_register(stage, dpu.channels, dpu.integer, dpu.process.bits, dpu.options)
     if dpu.integer:
-        if dpu.scale is not None:
-            values = scale_integer(values, dpu.scale, scale_lane)
-        if dpu.norm is not None:
-            values = scale_integer(values, dpu.norm, norm_lane)
-        if stage is not None:
-            converted = convert_operand(operand, stage) if operand is not None else None
-            values = relu_elementwise(combine_integer(values, converted, stage, dpu.process.bits), stage, True)
-        if dpu.tables is not None:
-            _doubts(values, dpu.tables, dpu.output, doubt)
-            values = lookup.evaluate_integer(values, dpu.tables)
-        return output_integer(values, dpu.output)
+        return output_integer(*_integer_stages(values, dpu, (scale_lane, norm_lane), operand, doubt))
     with np.errstate(all="ignore"):
         if dpu.scale is not None:
             values = scale_float(values, dpu.scale, scale_lane)
@@ -283,6 +298,31 @@ def run(
             _doubts(values, dpu.tables, dpu.output, doubt)
             values = lookup.evaluate(values, dpu.tables)
         return output_float(values, dpu.output)
+
+
+def _integer_stages(
+    values: Ints, dpu: Dpu, lanes: tuple[LaneValues, LaneValues], operand: Ints | None, doubt: Doubt
+) -> tuple[Ints, Output]:
+    """BS, BN, EW and the tables on integers; what is left, and the OUT_CVT that takes it."""
+    options, stage, scale, output = dpu.options, dpu.elementwise, dpu.scale, dpu.output
+    byte = dpu.flying and dpu.process.bits == 8  # F-122
+    idle = options.flying_width if byte else ""
+    if idle == "OUT_CVT idle":
+        output = replace(output, scale=1, shift=0, offset=0)
+    read = values
+    for scaling, lane in ((None if idle == "BS idle" else scale, lanes[0]), (dpu.norm, lanes[1])):
+        if scaling is not None:
+            values = scale_integer(values, scaling, lane, options)
+            values = saturate(values, 8) if idle == "8 bits" else values
+    if stage is not None:
+        converted = convert_operand(operand, stage, options) if operand is not None else None
+        values = relu_elementwise(combine_integer(values, converted, stage, dpu.process.bits), stage, True)
+        values = saturate(values, 8) if idle == "8 bits" else values
+    if dpu.tables is not None and options.table_path != "not at all":
+        values = read if options.table_path == "before BS" else values
+        _doubts(values, dpu.tables, dpu.output, doubt)
+        values = lookup.evaluate_integer(values, dpu.tables)
+    return values, output
 
 
 def _doubts(values: Numbers, tables: lookup.Tables, output: Output, doubt: Doubt) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from delegate.hw.sim import settings
 from delegate.hw.sim.core import Core
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.numbers import Stored
+from delegate.hw.sim.options import Options
 from delegate.hw.sim.precision import INT16, Format, Precision
 from delegate.hw.sim.registers import TaskRegisters
 
@@ -36,6 +38,9 @@ class Writer:
     group_pitch: int
     row_pitch: int
     transposed: bool
+    pixel_pitch: int = 16
+    written: int = 1  # surfaces
+    keeps_lanes: bool = False  # lanes without a channel stay as they are
 
 
 def decode(
@@ -47,6 +52,7 @@ def decode(
     core: Core | None,
     precision: Precision | None,
     depthwise: bool,
+    options: Options,
 ) -> Writer:
     """The write plan; raises SimulatorError for geometries that hang or leave parts unwritten on silicon (F-74)."""
     config, notch = regs[DPU.BS_OW_CFG], regs[DPU.DATA_CUBE_NOTCH_ADDR]
@@ -65,10 +71,13 @@ def decode(
     if regs.written(DPU.SURFACE_ADD):
         add = regs[DPU.SURFACE_ADD]["surf_add"] * 16
     settings.check_aligned(regs, DPU.DST_BASE_ADDR)
+    if options.surface_pitch == "plane":  # F-126
+        stride, add = plane, plane * surfaces
     address = regs[DPU.DST_BASE_ADDR]["dst_base_addr"]
-    plan = Writer(
-        address, width, height, channels, out, surfaces, stride, add, 16 * (width + notch["notch_addr_0"]), transposed
-    )
+    pixel, row = _pitches(width, notch["notch_addr_0"], options)
+    last = regs[DPU.DATA_CUBE_CHANNEL]["orig_channel"] + 1 if options.written_channels == "ORIG_CHANNEL" else channels
+    written, keeps = -(-last // out.atom), options.spare_lanes == "nothing"
+    plan = Writer(address, width, height, channels, out, surfaces, stride, add, row, transposed, pixel, written, keeps)
     if transposed:
         _check_transposed(regs, plan, precision)
         return plan
@@ -79,6 +88,14 @@ def decode(
         regs.require(held == group, DPU.BS_OW_CFG, f"size_e {surfaces - 1}", limit)
     _check_overlap(regs, plan)
     return plan
+
+
+def _pitches(width: int, notch: int, options: Options) -> tuple[int, int]:
+    """Bytes from a pixel to the next and from a row to the next; rows of one pixel end with it (S-48, F-125)."""
+    if options.row_skip == "nowhere" and width > 1:
+        notch = 0
+    pixel = 16 * (1 + notch) if options.row_skip == "behind pixels" else 16
+    return pixel, pixel * width if options.row_skip == "behind pixels" else 16 * (width + notch)
 
 
 def _check_wdma(regs: TaskRegisters, width: int, height: int, channels: int, transposed: bool) -> None:
@@ -103,7 +120,7 @@ def _check_overlap(regs: TaskRegisters, plan: Writer) -> None:
     """No atom is written twice (F-112): each pitch spans all that lies within it."""
     atoms = -(-plan.channels // plan.format.atom)
     steps = (
-        (16, plan.width, DPU.DATA_CUBE_WIDTH),
+        (plan.pixel_pitch, plan.width, DPU.DATA_CUBE_WIDTH),
         (plan.row_pitch, plan.height, DPU.DATA_CUBE_NOTCH_ADDR),
         (plan.surface_pitch, min(atoms, plan.surfaces), DPU.DST_SURF_STRIDE),
         (plan.group_pitch, -(-atoms // plan.surfaces), DPU.SURFACE_ADD),
@@ -132,22 +149,34 @@ def write(memory: AddressSpace, plan: Writer, values: Stored, task: str) -> None
         _write_transposed(memory, plan, raw, task)
         return
     atom = plan.format.atom
-    if plan.channels % atom:
-        raw = np.concatenate((raw, np.zeros((raw.shape[0], -plan.channels % atom), raw.dtype)), axis=1)
+    spare = -plan.channels % atom
+    if spare:
+        lanes = np.zeros((raw.shape[0], spare), raw.dtype)
+        if plan.keeps_lanes:
+            lanes[...] = _places(memory, plan, plan.written - 1, 1, raw.dtype, task).reshape(-1, atom)[:, -spare:]
+        raw = np.concatenate((raw, lanes), axis=1)
     write_surfaces(memory, plan, raw.reshape(len(raw), -1, atom).transpose(1, 0, 2), task)
 
 
 def write_surfaces(memory: AddressSpace, plan: Writer, raw: Stored, task: str) -> None:
     """Writes (surfaces, pixels, elements of an atom) to where the groups and rows of the plan lie."""
-    count, _, atom = raw.shape
-    whole, rest = divmod(count, plan.surfaces)
-    for first, groups, held in ((0, whole, plan.surfaces), (whole * plan.surfaces, 1, rest)):
-        if groups and held:
-            shape = (groups, held, plan.height, plan.width, atom)
-            strides = (plan.group_pitch, plan.surface_pitch, plan.row_pitch, 16, raw.dtype.itemsize)
-            address = plan.address + first // plan.surfaces * plan.group_pitch
-            view = memory.strided(address, shape, strides, raw.dtype, f"{task}: DPU output")
-            view[...] = raw[first : first + groups * held].reshape(shape)
+    surfaces = raw.reshape(len(raw), plan.height, plan.width, -1)
+    whole = plan.written // plan.surfaces * plan.surfaces
+    if whole:
+        groups = _places(memory, plan, 0, whole, raw.dtype, task)
+        groups[...] = surfaces[:whole].reshape(groups.shape)
+    if plan.written > whole:
+        _places(memory, plan, whole, plan.written - whole, raw.dtype, task)[0] = surfaces[whole : plan.written]
+
+
+def _places(memory: AddressSpace, plan: Writer, first: int, count: int, dtype: np.dtype[Any], task: str) -> Stored:
+    """Some surfaces of one group, or all of several, in memory: (groups, surfaces, height, width, atom's elements)."""
+    group, surface = divmod(first, plan.surfaces)
+    address = plan.address + group * plan.group_pitch + surface * plan.surface_pitch
+    groups = max(1, count // plan.surfaces)
+    shape = (groups, count // groups, plan.height, plan.width, plan.format.atom)
+    strides = (plan.group_pitch, plan.surface_pitch, plan.row_pitch, plan.pixel_pitch, dtype.itemsize)
+    return memory.strided(address, shape, strides, dtype, f"{task}: DPU output")
 
 
 def _write_transposed(memory: AddressSpace, plan: Writer, raw: Stored, task: str) -> None:
@@ -164,10 +193,6 @@ def check_mapped(memory: AddressSpace, plan: Writer, task: str) -> None:
     """Raises SimulatorError before any work is done if the destination is not mapped."""
     if plan.transposed:
         return
-    atom = plan.format.atom
-    count = -(-plan.channels // atom)
-    for first in (0, (count - 1) // plan.surfaces * plan.surfaces):
-        last = min(first + plan.surfaces, count)
-        address = plan.address + first // plan.surfaces * plan.group_pitch
-        shape, strides = (last - first, plan.height, plan.width, 16), (plan.surface_pitch, plan.row_pitch, 16, 1)
-        memory.strided(address, shape, strides, np.dtype(np.uint8), f"{task}: DPU output")
+    dtype = np.dtype(f"u{plan.format.bits // 8}")
+    for first in (0, (plan.written - 1) // plan.surfaces * plan.surfaces):
+        _places(memory, plan, first, min(plan.surfaces, plan.written - first), dtype, task)

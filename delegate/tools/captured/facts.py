@@ -95,6 +95,12 @@ def title(capture: Capture) -> str:
         operations = capture.facts.get("ops", [])
         count = len(operations) if isinstance(operations, list) else 0
         return f"{model.get('file')}: {count} operation{'s' * (count != 1)}"
+    recorder = capture.facts.get("recorder")
+    if isinstance(recorder, Mapping):
+        return (
+            f"recorded {recorder.get('recorded')} on {recorder.get('device')} "
+            f"({recorder.get('driver') or 'no node'}), {recorder.get('kernel')}"
+        )
     return str(capture.path)
 
 

@@ -1,4 +1,7 @@
-"""Replays one capture: buffers placed, tensors filled as the host would, operation after operation run and judged."""
+"""Replays one capture: buffers placed, tensors filled as the host would, operation after operation run and judged.
+
+Outputs that were recorded are compared bit for bit. With a device each submit runs there too, on the same memory.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from delegate.errors import ModelError
+from delegate.errors import DeviceError, ModelError
+from delegate.hw.device import Device
 from delegate.hw.task import Bytes
 from delegate.ir import Array
 from delegate.tools.capture import Capture, CaptureError
 from delegate.tools.captured.agree import Snapshot, judge_unit
 from delegate.tools.captured.causes import Agreement
+from delegate.tools.captured.checks import Check, checks
 from delegate.tools.captured.facts import TensorFacts, faults, tensors
 from delegate.tools.captured.model import CaptureModel, recorded_input, recorded_inputs, run_reference
+from delegate.tools.captured.on_device import OnDevice, written
 from delegate.tools.captured.run import Outcome, Unit, execute, units
 from delegate.tools.captured.upstream import coefficients, has_contents, pack_tensor, unpack_tensor
 from delegate.tools.replay import Replay
@@ -44,13 +50,21 @@ class Played:
     notes: list[str] = field(default_factory=list)  # what is wrong with the capture, or had to be made up
     tensors: dict[int, Array] = field(default_factory=dict)  # that jobs wrote, NHWC, by index in the model
     reference: Mapping[int, Array] | None = None  # the same from TFLite's reference kernels, and all others
+    checks: list[Check] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)  # of the device
 
     @property
     def errors(self) -> list[str]:
         return [error for result in self.results for error in result.outcome.errors]
 
 
-def play(capture: Capture, model: CaptureModel | None, inputs: Sequence[Array] | None, compare: bool) -> Played:
+def play(
+    capture: Capture,
+    model: CaptureModel | None,
+    inputs: Sequence[Array] | None,
+    compare: bool,
+    device: Device | None = None,
+) -> Played:
     """Runs a capture. ``inputs``: the model's inputs NHWC, otherwise the recorded ones. Raises DelegateError.
 
     With ``compare`` the model's reference run gives the tensors that the CPU hands to a later partition, and every
@@ -68,13 +82,32 @@ def play(capture: Capture, model: CaptureModel | None, inputs: Sequence[Array] |
             )
         except ModelError as error:  # a model without its weights, say
             notes.append(str(error))
+    there = OnDevice(device, played.replay) if device is not None else None
     for index, submit in enumerate(capture.submits):
         played.replay.place(submit, index)
         for tensor in known:
             if tensor.from_host and tensor.graph == index:
                 fill(played, tensor, known, inputs)
-        for unit in units(capture, index):
-            played.results.append(run_unit(played, unit, known, model if compare else None))
+        if there is not None:
+            there.load(index)
+        results = [run_unit(played, unit, known, model if compare else None) for unit in units(capture, index)]
+        played.results += results
+        recorded = submit.outputs if inputs is None else {}
+        simulated = {buffer.handle: played.replay.buffers[buffer.handle][: buffer.size] for buffer in capture.buffers}
+        played.checks += checks(index, "the simulator", simulated, recorded, "recorded")
+        if there is None or device is None:
+            continue
+        if any(result.outcome.errors for result in results):
+            played.notes.append(f"submit {index}: not run on device {device.name}, for silicon would stop")
+            continue
+        try:
+            got = there.run(index)
+        except DeviceError as error:
+            played.failures.append(f"submit {index} on device {device.name}: {error}")
+            continue
+        others = {handle: simulated[handle] for handle in written(submit) - set(recorded)}
+        for wanted, source in ((recorded, "recorded"), (others, "simulated")):
+            played.checks += checks(index, f"device {device.name}", got, wanted, source)
     for tensor in known:
         if tensor.written_by:
             stored = played.replay.buffers[tensor.buffer.handle]

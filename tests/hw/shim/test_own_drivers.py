@@ -27,3 +27,24 @@ def test_the_demonstration_says_what_the_simulator_says(stand_in, device, caches
     assert not [
         line for line in steady if "CREATE" in line or "mmap" in line or "DESTROY" in line or "GEM_CLOSE" in line
     ]
+
+
+@pytest.mark.parametrize("device", ["rocket", "rknpu"])
+def test_mobilenet_v1_is_bit_for_bit_the_simulators(stand_in, shared, device):
+    text = """
+import numpy as np
+from benchmarks.harness import PICTURES, infer, npu_interpreter, picture_inputs
+models, device = Path(sys.argv[1]), sys.argv[2]
+content = (models / "mobilenet_v1_1.0_224_quant.tflite").read_bytes()
+made = [npu_interpreter(content, device=name, unproven="always", cache_dir="off") for name in (device, "simulator")]
+for picture in PICTURES[:2]:
+    outputs = [infer(one, picture_inputs(one, models / picture)) for one in made]
+    print(all(np.array_equal(*pair) for pair in zip(*outputs, strict=True)), outputs[0][0].argmax())
+"""
+    server = stand_in()
+    command = [sys.executable, "-c", "import sys\nfrom pathlib import Path\n" + text, str(shared / "models"), device]
+    words = server.run(command, cwd=ROOT).stdout.split()
+    assert words[::2] == ["True", "True"]
+    assert words[1] != words[3]
+    submits = [line for line in server.lines() if " SUBMIT " in line and line.endswith(" = 0")]
+    assert len(submits) >= 2

@@ -14,7 +14,7 @@ from delegate.hw.registers import Register, word
 from delegate.hw.regs import CNA, CORE, DPU, DPU_RDMA, PC
 from delegate.hw.sim.machine import Machine
 from delegate.hw.sim.memory import AddressSpace
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 
 INPUT, WEIGHTS, BIAS, OUTPUT, OPERAND, STREAM = 0x100000, 0x200000, 0x300000, 0x400000, 0x500000, 0x600000
 BUFFER_BYTES = 0x80000

@@ -12,7 +12,7 @@ from hw.sim.test_convolution import PATHS, expected, place, random_data
 
 from delegate.errors import SimulatorError
 from delegate.hw.regs import CNA, DPU
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 
 
 @pytest.mark.parametrize("options", PATHS)

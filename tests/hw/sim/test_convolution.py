@@ -26,7 +26,7 @@ from hw.sim.programs import (
 
 from delegate.errors import SimulatorError
 from delegate.hw.regs import CNA, CORE, DPU, DPU_RDMA
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 
 Int8s = npt.NDArray[np.int8]
 PATHS = [pytest.param(Options(plain=True), id="plain"), pytest.param(Options(), id="fast")]
@@ -161,7 +161,7 @@ def test_pad_lanes_of_a_depthwise_convolution(plain: bool):
     kernels = np.zeros((1, 3, 3, 64), np.int8)
     kernels[0, 0, 0] = 1
     corners = []
-    for lanes in (False, True):
+    for lanes in ("lowest", "two lanes"):
         board = Board(Options(plain=plain, pad_lanes=lanes))
         place(board, shape, np.zeros((4, 4, 64), np.int8), kernels, np.zeros(64, np.int32))
         board.run(words(change(convolution(shape, 1, 0), CNA.PAD_CON1, pad_value=0x40302010)))

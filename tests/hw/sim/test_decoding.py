@@ -9,7 +9,7 @@ from hw.sim.programs import OUTPUT, Board, Fields, Shape, change, convolution, w
 
 from delegate.hw.regs import CORE, DPU
 from delegate.hw.sim.machine import Machine
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 from delegate.hw.sim.settings import GATES
 
 SHAPE = Shape(4, 4, 16, 32, output=(4, 4))

@@ -11,7 +11,7 @@ from hw.sim.test_convolution import PATHS, SHAPES, expected, per_channel, place,
 
 from delegate.hw.regs import DPU, DPU_RDMA
 from delegate.hw.sim.fast import FastConvolution
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 
 Ints = npt.NDArray[np.int64]
 

@@ -16,7 +16,7 @@ from tflite_writer import Model, TensorSpec
 from delegate.errors import SimulatorError
 from delegate.hw.registers import Register, split
 from delegate.hw.regs import CNA, CORE, DPU
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 from delegate.tools.capture import Capture, load
 from delegate.tools.replay import Replay
 

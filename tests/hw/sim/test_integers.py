@@ -19,7 +19,7 @@ from hw.sim.test_epilogue import clamp32, half_away, split_shift
 from delegate.errors import SimulatorError
 from delegate.hw.regs import DPU, DPU_RDMA
 from delegate.hw.sim.answers import FastFlying
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 
 Ints = npt.NDArray[np.int64]
 PATHS = pytest.mark.parametrize("plain", [True, False], ids=["plain", "fast"])

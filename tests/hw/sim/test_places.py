@@ -16,7 +16,7 @@ from delegate.errors import SimulatorError
 from delegate.hw.regs import CNA, DPU, DPU_RDMA
 from delegate.hw.sim.answers import FastFlying
 from delegate.hw.sim.fast import FastConvolution
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 
 Ints = npt.NDArray[np.int64]
 PATHS = pytest.mark.parametrize("plain", [True, False], ids=["plain", "fast"])

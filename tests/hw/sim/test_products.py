@@ -8,7 +8,7 @@ from hw.sim.products import KINDS, Array, Kind, pack_features, pack_kernels, pro
 from hw.sim.programs import INPUT, WEIGHTS, Board, words
 
 from delegate.hw.sim import products
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 
 FLOATS, INTEGERS = ("fp16 to fp32", "fp16 to fp16"), ("int8 to int32", "int8 to fp32")
 

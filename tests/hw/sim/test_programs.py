@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 from delegate.tools.capture import Capture, load
 from delegate.tools.replay import Replay
 

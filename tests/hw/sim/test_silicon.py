@@ -31,7 +31,7 @@ from delegate.errors import RegisterError, SimulatorError
 from delegate.hw.registers import Register
 from delegate.hw.regs import CNA, CORE, DPU, DPU_RDMA, PPU
 from delegate.hw.sim.device import Simulator
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 from delegate.hw.soc import RK3588
 
 SMALL = Shape(4, 4, 16, 32, output=(4, 4))

@@ -18,7 +18,7 @@ from delegate.errors import SimulatorError
 from delegate.hw.regs import DPU, DPU_RDMA
 from delegate.hw.sim.answers import FastFlying
 from delegate.hw.sim.fast import FastConvolution
-from delegate.hw.sim.passes import Options
+from delegate.hw.sim.options import Options
 
 Ints = npt.NDArray[np.int64]
 PATHS = pytest.mark.parametrize("plain", [True, False], ids=["plain", "fast"])
@@ -124,7 +124,7 @@ def run_flying(board: Board, pair: Pair, fields: Fields) -> Ints:
 def test_indices_segments_and_ends(select: int, add: int, factor: int, rule: str, plain: bool):
     """S-220, S-221: every byte, inside the window and beyond it; all three roundings that are possible (F-121)."""
     pair, requantize = drawn(select, select), silicon_model.Requantize(300, 16, -5)
-    board = Board(Options(plain=plain, interpolation=rule))  # type: ignore[arg-type]
+    board = Board(Options(plain=plain, interpolation=rule))
     got = run_flying(board, pair, flying(pair, add, factor, requantize))
     assert got.tolist() == answers((every_byte() + add) * factor, pair, rule, requantize).tolist()
     assert isinstance(next(iter(board.machine._decoded.values())).run, FastFlying) != plain
@@ -144,7 +144,7 @@ def test_the_roundings_differ():
 def test_slopes_outside(rule: str, plain: bool):
     """Underflow and overflow slopes as in the float path, from START and END on, into 32 bits."""
     pair, requantize = drawn(8, 2, slopes=True), silicon_model.Requantize(120, 16, 9)
-    board = Board(Options(plain=plain, interpolation=rule))  # type: ignore[arg-type]
+    board = Board(Options(plain=plain, interpolation=rule))
     got = run_flying(board, pair, flying(pair, 1, 300, requantize))
     assert got.tolist() == answers((every_byte() + 1) * 300, pair, rule, requantize).tolist()
 
