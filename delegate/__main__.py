@@ -339,6 +339,47 @@ def accuracy(
 
 
 @app.command()
+def convert_weights(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="IN", help="llama2.c (.bin, versions 0 to 2), .safetensors or a folder of them, .gguf"),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="file of packed weights to write")],
+    force: Annotated[bool, typer.Option("--force", help="replace OUT if it exists")] = False,
+) -> None:
+    """Packs the weights of a language model for the NPU, as a file that programs map instead of reading it.
+
+    Matrices become fp16 in the NPU's layout, int8 and Q8_0 ones too; those that take the same vector become one. An
+    interrupted conversion goes on where it was. Wrong input is one line, and leaves no file.
+
+    Examples:
+
+    python -m delegate convert-weights stories15M.bin stories15M.npu
+
+    python -m delegate convert-weights Llama-3.2-1B/ llama.npu --force
+    """
+    from delegate.tools.weights import convert_weights
+
+    convert_weights(checkpoint, output, force)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="a file of packed weights, or a checkpoint")],
+    verify: Annotated[bool, typer.Option("--verify", help="compare all weights with their checksums")] = False,
+    json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Prints what a file of packed weights (convert-weights), or a checkpoint, holds; status 1 if it is damaged.
+
+    Example: python -m delegate inspect stories15M.npu --verify
+    """
+    from delegate.tools.weights import inspect
+
+    if not inspect(file, verify, json):
+        raise typer.Exit(1)
+
+
+@app.command()
 def split_onnx(
     model: Annotated[Path, typer.Argument(help="an .onnx file")],
     output: Annotated[

@@ -67,6 +67,7 @@ LAYERS = {
     "runtime": "5",
     "tflite": "5",
     "tools.": "5",
+    "weights.": "5",
     "trace": "5",
 }
 
