@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -65,8 +66,9 @@ class Pending:
             self._error = error
 
     def __del__(self) -> None:
-        for slot, _ in self._runs:
-            self._product._abandon(slot)
+        if not sys.is_finalizing():  # no job ends any more then, and the process gives everything back
+            for slot, _ in self._runs:
+                self._product._abandon(slot)
 
 
 class Matmul:
@@ -182,7 +184,7 @@ class Matmul:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_shares"):
+        if hasattr(self, "_shares") and not sys.is_finalizing():
             self.close()
 
     def __call__(self, a: Matrix, out: Matrix | None = None, copy: bool = True) -> Matrix:
