@@ -174,7 +174,7 @@ def _parse(content: bytes, where: object) -> Description:
             for tensor in fields["tensors"]
         )
         return Description(fields["model"], tensors)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{where}: its description cannot be read; convert it again ({error})") from error
 
 
