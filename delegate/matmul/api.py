@@ -17,7 +17,7 @@ from delegate.hw.soc import RK3588
 from delegate.hw.task import Bytes
 from delegate.matmul.packing import USUAL_DEPTH, Matrix, Packing, pack, packing_of
 from delegate.matmul.plan import bucket, equal_ranges
-from delegate.matmul.program import BIAS_BYTES, CoreProgram, column_shares, compile_core
+from delegate.matmul.program import Converter, CoreProgram, column_shares, compile_core
 from delegate.matmul.requantization import Requantization
 from delegate.matmul.run import Loaded, Share, Slot, free, load
 from delegate.options import MOST_CORES, SHORT_DEVICES
@@ -134,6 +134,8 @@ class Matmul:
         self.shape, self.dtype = (packing.depth, packing.columns), np.dtype(packing.element)
         self._packing = packing
         self._requantization = output if isinstance(output, Requantization) else None
+        if self._requantization:
+            self._requantization.check(packing.columns)
         self._form, self._result = forms_of(packing, output)
         self._lock = threading.Lock()
         self._compiled: dict[tuple[int, int], CoreProgram] = {}
@@ -152,25 +154,26 @@ class Matmul:
             raise
 
     def _place(self, packed: Bytes) -> None:
-        """Puts B where the cores find it."""
-        whole = range(self._packing.padded_columns)
-        by_column = column_shares(self._packing, self._cores)
-        converts = self._form.quantizes
-        bias = self._requantization.bias_of(self.shape[1]) if self._requantization and converts else None
-        for columns in by_column if self._split == "columns" else [whole] * self._cores:
-            pieces = self._packing.slices(columns)
+        """Puts B where the cores find it, and behind it what the output converter needs."""
+        packing, run = self._packing, self._converter
+        whole = range(packing.padded_columns)
+        for columns in column_shares(packing, self._cores) if self._split == "columns" else [whole] * self._cores:
+            parts = [packed[piece] for piece in packing.slices(columns)]
+            if self._requantization and run:
+                parts.append(self._requantization.operands(run, columns))
             space = self._device.space()
-            size = sum(piece.stop - piece.start for piece in pieces)
-            memory = self._allocate(size + (BIAS_BYTES * len(columns) if converts else 0), space)
+            memory = self._allocate(sum(part.size for part in parts), space)
             self._shares.append(Share(columns, space, memory))
             at = 0
-            for piece in pieces:
-                memory.view[at : at + piece.stop - piece.start] = packed[piece]
-                at += piece.stop - piece.start
-            if bias is not None:
-                own = bias[columns.start : columns.stop]
-                memory.view[at : at + own.nbytes] = own.astype("<i4").view(np.uint8)
+            for part in parts:
+                memory.view[at : at + part.size] = part
+                at += part.size
             self._device.flush(memory)
+
+    @property
+    def _converter(self) -> Converter | None:
+        """How the NPU makes 8 bits of the sums, if it does."""
+        return self._requantization.converter(self.shape[0]) if self._requantization and self._form.quantizes else None
 
     def __enter__(self) -> Self:
         return self
@@ -322,8 +325,7 @@ class Matmul:
         key = (rows, len(columns))
         program = self._compiled.get(key)
         if program is None:
-            run = self._requantization.converter if self._requantization and self._form.quantizes else None
-            program = self._compiled[key] = compile_core(self._packing, self._form, *key, run)
+            program = self._compiled[key] = compile_core(self._packing, self._form, *key, self._converter)
         return program
 
     def _fill(self, slot: Slot, a: Matrix) -> None:
@@ -371,7 +373,7 @@ class Matmul:
                     else:
                         target[...] = values
         if sums is not c:
-            c[...] = self._requantization.apply(sums) if self._requantization else sums
+            c[...] = self._requantization.apply(sums, self.shape[0]) if self._requantization else sums
 
 
 def piece_values(part: Loaded, pieces: Any, rows: int) -> Iterator[tuple[range, Matrix]]:

@@ -16,7 +16,6 @@ from delegate.matmul.plan import Cut, block_columns, cuts, cycles, equal_ranges
 B, A, C, COMMANDS = range(4)  # buffers of a program
 # A job may last half a second (S-195); this many cycles are a quarter of one at the clock after boot, 200 MHz.
 JOB_CYCLES = 50_000_000
-BIAS_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,12 @@ class Converter:
     multiplier: int
     shift: int
     offset: int
+    channel_shift: int | None  # of the products with a multiplier a column; None: there are none
+
+    @property
+    def operand_bytes(self) -> int:
+        """Of a column: int32, or an eighth of a record (S-17)."""
+        return 4 if self.channel_shift is None else 8
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def compile_core(packing: Packing, form: Form, rows: int, columns: int, converte
     a_size = rows * packing.padded_depth * packing.element_bytes
     c_size = sum(piece.size for part in pieces for piece in part)
     weights = packing.padded_depth * columns * packing.element_bytes
-    b_size = weights + (BIAS_BYTES * columns if converter else 0)
+    b_size = weights + (converter.operand_bytes * columns if converter else 0)
     tasks, relocations, stream_bytes = assemble_jobs(jobs)
     program = Program(
         soc=RK3588.name,
@@ -148,8 +153,10 @@ def tile_of(
     b = Place(B, weights + cut.columns.start * len(part) * form.element_bytes)
     run = None
     if converter is not None:
-        bias = packing.padded_depth * columns * form.element_bytes + BIAS_BYTES * cut.columns.start
-        run = Requantization(Place(B, bias), converter.multiplier, converter.shift, converter.offset)
+        operands = packing.padded_depth * columns * form.element_bytes + converter.operand_bytes * cut.columns.start
+        run = Requantization(
+            Place(B, operands), converter.multiplier, converter.shift, converter.offset, converter.channel_shift
+        )
     if piece.in_rows:
         pitch = len(piece.columns) * form.result_bytes
         c = Matrix(Place(C, piece.offset + cut.rows.start * pitch), pitch // atom, 1)

@@ -62,20 +62,36 @@ def test_int8_is_exact(shape: Any, cores: int, split: Any, seed: int) -> None:
         result = product(a)
         assert result.dtype == np.int32
         assert np.array_equal(result, wanted)
-    run = Requantization(float(rng.uniform(1e-5, 1e-2)), int(rng.integers(-128, 128)), rng.integers(-999, 999, columns))
+    bias = rng.integers(-999, 999, columns)
+    scales = rng.uniform(1e-5, 1e-3, columns) if seed % 2 else float(rng.uniform(1e-5, 1e-2))
+    run = Requantization(scales, int(rng.integers(-128, 128)), bias if seed % 3 else None)
     with Matmul(b, run, "simulator", cores, split=split) as product:
-        assert np.array_equal(product(a), requantized(wanted, run))
+        assert np.array_equal(product(a), requantized(wanted, run, depth))
 
 
-def requantized(sums: Array, run: Requantization) -> Array:
-    """The converter by S-01, S-04: exact fractions, ties to even."""
-    factor, shift = run.converter.multiplier, run.converter.shift
-    assert abs(factor / 2**shift / run.scale - 1) < 2**-15
-    scaled = (sums.astype(object) + run.bias.astype(object)) * factor
-    whole, left = scaled >> shift, scaled & ((1 << shift) - 1)
-    half = (1 << shift) // 2
-    rounded = whole + ((left > half) | ((left == half) & (whole & 1 == 1)))
-    return np.clip(rounded + run.zero_point, -128, 127).astype(np.int8)
+def round_shift(values: Array, shift: int) -> Array:
+    """Python's integers over a power of two, to nearest, ties to even."""
+    whole, left, half = values >> shift, values & ((1 << shift) - 1), (1 << shift) // 2
+    return whole + ((left > half) | ((left == half) & (half > 0) & (whole & 1 == 1)))
+
+
+def requantized(sums: Array, run: Requantization, depth: int) -> Array:
+    """The converter by S-01, S-04, S-19: exact fractions, ties to even; within its bits of the real scales."""
+    values = sums.astype(object) + (0 if run.bias is None else np.asarray(run.bias).astype(object))
+    registers = run.converter(depth)
+    real = np.array([float(value) for value in values.reshape(-1)]).reshape(values.shape) * run.scale + run.zero_point
+    gain = registers.multiplier / 2**registers.shift
+    if registers.channel_shift is None:
+        assert abs(gain / run.scale - 1) < 2**-15
+    else:
+        factors = run.multipliers(registers)
+        assert (np.abs(factors / 2**registers.channel_shift * gain / run.scale - 1) < 0.6 / factors + 2**-15).all()
+        values = round_shift(values * factors.astype(object), registers.channel_shift)
+        assert (np.abs(values) < 1 << 31).all()
+    exact = round_shift(values * registers.multiplier, registers.shift) + run.zero_point
+    clipped = np.clip(exact, -128, 127).astype(np.int8)
+    assert (np.abs(clipped - np.clip(real, -128, 127)) < 1.6).all()
+    return clipped
 
 
 def test_the_published_product_of_4_36_16(shared: Any) -> None:
@@ -104,10 +120,12 @@ def test_the_largest_depth(part_depth: int) -> None:
     a, b = int8s(rng, (2, 16384)), int8s(rng, (16384, 33))
     wanted = a.astype(np.int32) @ b.astype(np.int32)
     run = Requantization(1e-4, 3, np.arange(33))
+    columns = Requantization(np.geomspace(1e-5, 1e-3, 33), 3, np.arange(33))
     with Matmul(b, device="simulator", cores=2, part_depth=part_depth) as product:
         assert np.array_equal(product(a), wanted)
-    with Matmul(b, run, "simulator", part_depth=part_depth) as product:
-        assert np.array_equal(product(a), requantized(wanted, run))
+    for each in (run, columns):
+        with Matmul(b, each, "simulator", part_depth=part_depth) as product:
+            assert np.array_equal(product(a), requantized(wanted, each, 16384))
 
 
 def test_a_tall_product_is_computed_in_several_runs() -> None:
@@ -119,13 +137,13 @@ def test_a_tall_product_is_computed_in_several_runs() -> None:
 def test_a_wide_product_in_blocks_of_columns() -> None:
     rng = np.random.default_rng(3)
     b = int8s(rng, (64, 9000))
-    run = Requantization(1e-3, -4, rng.integers(-9999, 9999, 9000))
+    run = Requantization(rng.uniform(1e-4, 1e-3, 9000), -4, rng.integers(-9999, 9999, 9000))
     with Matmul(b, device="simulator") as exact, Matmul(b, run, device="simulator") as narrow:
         for rows in (1, 50):
             a = int8s(rng, (rows, 64))
             wanted = a.astype(np.int32) @ b.astype(np.int32)
             assert np.array_equal(exact(a), wanted)
-            assert np.array_equal(narrow(a), requantized(wanted, run))
+            assert np.array_equal(narrow(a), requantized(wanted, run, 64))
 
 
 def test_numbers_that_are_not_finite_reach_only_their_rows_and_columns() -> None:
@@ -202,7 +220,7 @@ def test_a_result_in_one_piece_of_rows_is_not_copied(monkeypatch: pytest.MonkeyP
         a, other = product.input(6), cube.input(6)
         a[...] = other[...] = int8s(rng, (6, 64))
         wanted = a.astype(np.int32) @ b.astype(np.int32)
-        assert np.array_equal(cube(other, copy=False), run.apply(wanted))  # lies in a cube: copied
+        assert np.array_equal(cube(other, copy=False), run.apply(wanted, 64))  # lies in a cube: copied
         out = np.empty((6, 40), np.int32)
         assert product(a, out=out, copy=False) is out
         monkeypatch.setattr(Matmul, "_read", None)  # what copies C
@@ -219,7 +237,6 @@ def test_results_that_nobody_asks_for_take_no_memory() -> None:
     with Matmul(b, device="simulator") as product:
         for _ in range(20):
             product.submit(a)
-            gc.collect()
         assert len(product._slots) == 1
         regions = len(product._device.memory.regions)
     forgotten = Matmul(b, device="simulator")
@@ -261,6 +278,9 @@ def test_an_error_is_raised_each_time_and_the_product_goes_on(monkeypatch: pytes
         (lambda: Matmul(np.ones((4, 5), np.float16), Requantization(0.5)), "output is a Requantization, B float16"),
         (lambda: Requantization(0.0), "requantization with scale 0.0"),
         (lambda: Requantization(0.5, 128), "zero point 128"),
+        (lambda: Requantization(np.array([1e-4, 1.0])), "scales 0.0001 to 1: at most 256 times each other"),
+        (lambda: Matmul(np.ones((4, 5), np.int8), Requantization(np.full(5, 2.0**-47))), "K = 4: out of reach"),
+        (lambda: Matmul(np.ones((4, 5), np.int8), Requantization(np.ones(4))), r"scales \(4,\): one, or \(5,\)"),
         (lambda: Matmul(np.ones((4, 5), np.int8), Requantization(0.5, 0, np.ones(4, int))), r"bias of int64 \(4,\)"),
         (lambda: Matmul(np.ones((4, 5), np.int8), cores=4), "cores is 4: 1 to 3"),
         (lambda: Matmul(np.ones((4, 5), np.int8), split="depth"), "split is 'depth'"),

@@ -64,7 +64,7 @@ def test_few_buckets_serve_all_numbers_of_rows() -> None:
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.element} to {form.result}")
 def test_jobs_end_before_the_watchdog(form: Form) -> None:
     """A product of half a second at 200 MHz is several jobs, none of which relies on what another left (S-76)."""
-    converter = Converter(1 << 14, 14, 0) if form.quantizes else None
+    converter = Converter(1 << 14, 14, 0, None) if form.quantizes else None
     core = compile_core(Packing(form.element, 4096, 4096), form, 4096, 4096, converter)
     assert len(core.program.jobs) > 1
     assert len(core.proofs) == len(core.program.jobs)

@@ -140,7 +140,6 @@ def test_other_libraries_are_used_where_they_are_installed(monkeypatch: pytest.M
 
 
 def test_plots_are_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     rows = [
         Row(str(size), kind, size, size, size, "int8", "int32", by, 1e-4 + 1e-12 * size**3, how, None)
         for kind in ("square", "model")

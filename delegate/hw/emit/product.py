@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from delegate.hw.emit.cna import BURST_16, emit_no_conversion, emit_weight_address
 from delegate.hw.emit.dpu import ADD, EW_OPERANDS, FROM_MEMORY, TO_MEMORY, emit_no_elementwise, emit_no_table
-from delegate.hw.emit.dpu_rdma import ALU_OPERAND
+from delegate.hw.emit.dpu_rdma import ALU_OPERAND, RECORDS
 from delegate.hw.emit.stream import PING_PONG, Address, Command
 from delegate.hw.layout import divide_up
 from delegate.hw.regs import CNA, CORE, DPU, DPU_RDMA
@@ -79,12 +79,16 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Requantization:
-    """C = clamp(round((sum + bias) * multiplier / 2**shift) + offset), ties to even (S-01)."""
+    """C = clamp(round(v * multiplier / 2**shift) + offset), ties to even (S-01).
 
-    bias: Place
+    v = sum + bias, or round((sum + bias) * multiplier of the column / 2**channel_shift) (S-19).
+    """
+
+    operands: Place  # dense biases, or records of biases and multipliers (S-17)
     multiplier: int
     shift: int
     offset: int
+    channel_shift: int | None
 
 
 @dataclass(frozen=True)
@@ -172,9 +176,16 @@ def emit_dpu(tile: ProductTile) -> Iterator[Command]:
     """The registers of the DPU: sums as they are, or BS adds the bias and OUT_CVT scales (S-01, S-186)."""
     form, run = tile.form, tile.requantization
     code = CODES[form.element]
+    inner = run.channel_shift if run else None
+    multiplies = inner is not None
     yield DPU.S_POINTER(**PING_PONG)
     yield DPU.FEATURE_MODE_CFG(burst_len=BURST_16, output_mode=TO_MEMORY)
-    yield DPU.DATA_FORMAT(out_precision=CODES[form.result], in_precision=code, proc_precision=code)
+    yield DPU.DATA_FORMAT(
+        out_precision=CODES[form.result],
+        in_precision=code,
+        bs_mul_shift_value_neg=inner or 0,  # negative products have a shift of their own (S-22)
+        proc_precision=code,
+    )
     yield DPU.OFFSET_PEND()
     yield Address(DPU.DST_BASE_ADDR, tile.c.place)
     yield DPU.DST_SURF_STRIDE(dst_surf_stride=tile.c.surface)
@@ -186,12 +197,12 @@ def emit_dpu(tile: ProductTile) -> Iterator[Command]:
         bs_alu_algo=ADD if run else 0,
         bs_alu_src=FROM_MEMORY if run else 0,
         bs_relu_bypass=1,
-        bs_mul_bypass=1,
+        bs_mul_bypass=not multiplies,
         bs_alu_bypass=run is None,
         bs_bypass=run is None,
     )
     yield DPU.BS_ALU_CFG()
-    yield DPU.BS_MUL_CFG()
+    yield DPU.BS_MUL_CFG(bs_mul_shift_value=inner or 0, bs_mul_src=FROM_MEMORY if multiplies else 0)
     yield DPU.BS_RELUX_CMP_VALUE()
     size_e = form.surfaces - 1
     yield DPU.BS_OW_CFG(size_e_2=size_e, size_e_1=size_e, size_e_0=size_e, od_bypass=run is None)
@@ -225,8 +236,8 @@ def emit_dpu_rdma(tile: ProductTile) -> Iterator[Command]:
     yield DPU_RDMA.RDMA_DATA_CUBE_HEIGHT(height=tile.rows - 1)
     yield DPU_RDMA.RDMA_DATA_CUBE_CHANNEL(channel=tile.columns - 1)
     yield DPU_RDMA.RDMA_SRC_BASE_ADDR()
-    yield DPU_RDMA.RDMA_BRDMA_CFG(brdma_data_use=ALU_OPERAND if run else 0)
-    yield Address(DPU_RDMA.RDMA_BS_BASE_ADDR, run.bias) if run else DPU_RDMA.RDMA_BS_BASE_ADDR()
+    yield DPU_RDMA.RDMA_BRDMA_CFG(brdma_data_use=data_use(run))
+    yield Address(DPU_RDMA.RDMA_BS_BASE_ADDR, run.operands) if run else DPU_RDMA.RDMA_BS_BASE_ADDR()
     yield DPU_RDMA.RDMA_NRDMA_CFG(nrdma_disable=run is not None)
     yield DPU_RDMA.RDMA_BN_BASE_ADDR()
     yield DPU_RDMA.RDMA_ERDMA_CFG(erdma_disable=1)
@@ -240,3 +251,10 @@ def emit_dpu_rdma(tile: ProductTile) -> Iterator[Command]:
     yield DPU_RDMA.RDMA_PAD_CFG()
     yield DPU_RDMA.RDMA_WEIGHT(e_weight=1, n_weight=1, b_weight=1, m_weight=1)
     yield DPU_RDMA.RDMA_EW_SURF_NOTCH()
+
+
+def data_use(run: Requantization | None) -> int:
+    """What BS asks of DPU_RDMA (S-17)."""
+    if run is None:
+        return 0
+    return ALU_OPERAND if run.channel_shift is None else RECORDS

@@ -39,7 +39,7 @@ def modelled(shape: Shape, form: Form, board: Board, part_depth: int = USUAL_DEP
     packing = Packing(form.element, shape.depth, shape.columns, part_depth)
     wide = Form(form.element, "float32" if form.element == "float16" else "int32")
     made = wide if len(packing.parts) > 1 else form
-    converter = Converter(1 << 14, 14, 0) if made.quantizes else None
+    converter = Converter(1 << 14, 14, 0, None) if made.quantizes else None
     jobs: list[TimedJob] = []
     shares = column_shares(packing, board.cores)
     for core, columns in enumerate(shares):
