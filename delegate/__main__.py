@@ -356,7 +356,7 @@ def convert_weights(
 
     python -m delegate convert-weights stories15M.bin stories15M.npu
 
-    python -m delegate convert-weights Llama-3.2-1B/ llama.npu --force
+    python -m delegate convert-weights TinyLlama-1.1B/ llama.npu --force
     """
     from delegate.tools.weights import convert_weights
 

@@ -13,7 +13,7 @@ from delegate.errors import ModelError
 from delegate.hw.task import Bytes
 from delegate.matmul import pack
 from delegate.weights.checkpoint import Entry, digest_of, entries_of, open_checkpoint
-from delegate.weights.packed import Block, Description, Stored, describe
+from delegate.weights.packed import PART_DEPTH, Block, Description, Stored, describe
 from delegate.weights.source import Array, Source
 from delegate.weights.writer import Made, write_packed
 
@@ -62,5 +62,5 @@ def _made(path: Path, stored: Stored, block: Block, read: Callable[[], Array]) -
         largest = float(np.abs(values).max())
         raise ModelError(f"{path}: {stored.name} has weights up to {largest:g}, more than fp16 holds (65504)")
     if stored.kind == "matrix":
-        return pack(np.ascontiguousarray(converted[:, block.columns.start : block.columns.stop]))
+        return pack(np.ascontiguousarray(converted[:, block.columns.start : block.columns.stop]), PART_DEPTH)
     return np.ascontiguousarray(converted).reshape(-1).view(np.uint8) if converted.size else np.zeros(1, np.uint8)

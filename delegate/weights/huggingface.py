@@ -78,13 +78,15 @@ def _places(path: Path) -> Iterator[tuple[str, Place]]:
         for name, fields in header.items():
             if name != "__metadata__":
                 yield name, _place(path, name, fields, 8 + length, size)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is no safetensors file, or a damaged one: {error}") from error
 
 
 def _place(path: Path, name: str, fields: Mapping[str, Any], data: int, size: int) -> Place:
     begin, end = fields["data_offsets"]
     shape = tuple(fields["shape"])
+    if not all(isinstance(number, int) for number in (begin, end, *shape)):
+        raise ModelError(f"{path}: {name} has a shape or a place that is no whole number; the file is damaged")
     if fields["dtype"] not in TYPES:
         raise ModelError(f"{path}: {name} is {fields['dtype']}; types that are read: {', '.join(TYPES)}")
     count = prod(shape) * np.dtype(TYPES[fields["dtype"]]).itemsize
@@ -108,7 +110,7 @@ def _config(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     return config if isinstance(config, dict) else {}
 

@@ -37,6 +37,7 @@ DIGEST = 32  # bytes
 LARGEST_DESCRIPTION = 1 << 26  # bytes
 LARGEST_BLOCK = 1 << 32  # bytes: the NPU's addresses have 32 bits
 ELEMENT = "float16"  # of matrices
+PART_DEPTH = 2048  # of matrices: the layout depends on it, so it is the format's and not delegate.matmul's default
 ARRAYS = {1: "float32", 2: "float16"}  # element of an array by dimensions: vectors are exact, tables half as large
 
 
@@ -125,7 +126,7 @@ def _sizes(name: str, kind: str, shape: tuple[int, ...], element: str) -> Iterat
     step = align(divide_up(columns, divide_up(columns, LARGEST_SIZE)), 32)
     for first in range(0, columns, step):
         share = range(first, min(first + step, columns))
-        size = Packing(element, depth, len(share)).size
+        size = Packing(element, depth, len(share), PART_DEPTH).size
         if size > LARGEST_BLOCK:
             raise ModelError(f"{name} has {size} bytes: the NPU reaches {LARGEST_BLOCK}")
         yield size, share
@@ -173,7 +174,7 @@ def _parse(content: bytes, where: object) -> Description:
             for tensor in fields["tensors"]
         )
         return Description(fields["model"], tensors)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{where}: its description cannot be read; convert it again ({error})") from error
 
 
@@ -213,7 +214,7 @@ class PackedWeights:
         return self._bytes(stored.blocks[0]).view(stored.element)[:count].reshape(stored.shape)
 
     def matrix(self, name: str) -> list[tuple[tuple[int, int], Bytes]]:
-        """((K, N), packed bytes) of each block of a matrix's columns, for ``Matmul.from_packed``."""
+        """((K, N), packed bytes) of each block of a matrix's columns, for ``Matmul.from_packed`` with PART_DEPTH."""
         stored = self._stored(name, "matrix")
         return [((stored.shape[0], len(block.columns)), self._bytes(block)) for block in stored.blocks]
 

@@ -47,7 +47,8 @@ class Llama:
     def check(self, where: object) -> None:
         """Raises ModelError where the sizes are those of no Llama."""
         for name, value in asdict(self).items():
-            if not 0 < value <= (MOST_LAYERS if name == "layers" else LARGEST):
+            number = isinstance(value, float if name in ("epsilon", "theta") else int)
+            if not number or not 0 < value <= (MOST_LAYERS if name == "layers" else LARGEST):
                 raise ModelError(f"{where}: {name} is {value}; the file is damaged or no Llama")
         if self.dim % self.heads or self.heads % self.kv_heads or self.head % 2:
             raise ModelError(

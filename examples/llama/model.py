@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from delegate.errors import ModelError
 from delegate.matmul import Matmul
-from delegate.weights.packed import PackedWeights
+from delegate.weights.packed import PART_DEPTH, PackedWeights
 from delegate.weights.source import Llama
 
 Array = npt.NDArray[np.float32]
@@ -40,7 +40,11 @@ class Product:
 
     def __init__(self, weights: PackedWeights, name: str, board: Board, stack: ExitStack) -> None:
         self._parts = [
-            stack.enter_context(Matmul.from_packed(packed, shape, np.float16, device=board.device, cores=board.cores))
+            stack.enter_context(
+                Matmul.from_packed(
+                    packed, shape, np.float16, device=board.device, cores=board.cores, part_depth=PART_DEPTH
+                )
+            )
             for shape, packed in weights.matrix(name)
         ]
 

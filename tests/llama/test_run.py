@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import checkpoints
@@ -15,6 +19,17 @@ import pytest
 from benchmarks import harness
 from delegate.tools import registry
 from examples.llama.run import main
+
+SERVED = str(registry.models_folder())
+NAMES = ("stories_tiny.bin", "stories_tiny_tokenizer.bin")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Keeps stderr for the code under test."""
+
+    def log_message(self, *_: object) -> None:
+        return
+
 
 SCRIPT = harness.ROOT / "examples" / "llama" / "run.py"
 
@@ -55,6 +70,36 @@ def test_packed_weights_are_kept(
     assert kept.read_bytes() == whole
     assert run(monkeypatch, kept, "-z", registry.models_folder() / "stories_tiny_tokenizer.bin", "-n", 2) == 0
     assert capsys.readouterr().out.count("Once upon a time") == 3
+
+
+def test_a_named_model_is_downloaded_and_verified(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a server on this machine, once; what has another checksum is one line."""
+    files, server = registry.models_folder(), ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SERVED))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    entry = '[{}]\ndescription = "d"\nlicence = "MIT"\nurl = "http://127.0.0.1:{}/{}"\nsha256 = "{}"\n'
+    places = [(name, hashlib.sha256((files / name).read_bytes()).hexdigest()) for name in NAMES]
+    port = server.server_port
+    (model, right), tokenizer = places[0], places[1]
+    table = entry.format("{}.tokenizer", port, *tokenizer).replace('description = "d"\nlicence = "MIT"\n', "")
+    names = {"stories15M": right, "wrong": 64 * "0"}
+    text = "".join(entry.format(name, port, model, sha) + table.format(name) for name, sha in names.items())
+    (home / "language.toml").write_text(text)
+    monkeypatch.setattr(registry, "models_folder", lambda: home)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    try:
+        assert run(monkeypatch, "stories15M", "-n", 2) == 0
+        assert "downloading http://127.0.0.1" in capsys.readouterr().err
+        assert "its sha256 is not 000" in str(run(monkeypatch, "wrong"))
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    capsys.readouterr()
+    assert run(monkeypatch, "stories15M", "-n", 2) == 0
+    assert "downloading" not in capsys.readouterr().err
 
 
 def test_without_a_cache(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

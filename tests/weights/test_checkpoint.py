@@ -150,7 +150,10 @@ def config(folder: Path, **changes: object) -> None:
         ({"num_hidden_layers": 3}, "the tensor layers.2.attention_norm is missing"),
         ({"num_attention_heads": 5}, "do not divide"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling"),
-        ({"vocab_size": "many"}, "no number"),
+        ({"vocab_size": "many"}, "vocabulary is many"),
+        ({"num_hidden_layers": 2.0}, "layers is 2.0"),
+        ({"rms_norm_eps": None}, "no number"),
+        ({"rope_theta": [1]}, "no number"),
     ],
 )
 def test_a_configuration_that_does_not_fit(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -158,6 +161,31 @@ def test_a_configuration_that_does_not_fit(tmp_path: Path, changes: dict[str, ob
     config(folder, **changes)
     with pytest.raises(ModelError, match=message):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b'{"x": 3}',
+        b'{"x": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}',
+        b'{"x": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}}',
+        b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0.0, 8.0]}}',
+        b'{"x": {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}}',
+        b'{"x": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}}',
+        b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}',
+        b'{"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}',
+        b'{"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}}',
+        b'{"x": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}',
+        b'{"x": {"dtype": "F32", "shape": [2]}}',
+        b"[" * 100_000,
+    ],
+)
+def test_headers_of_safetensors_that_make_no_sense(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    with pytest.raises(ModelError, match=r"x\.safetensors"):
+        open_checkpoint(path)
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:

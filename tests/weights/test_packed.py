@@ -58,7 +58,7 @@ def test_what_is_in_a_file(checkpoint: Path, output: Path) -> None:
     w13 = np.concatenate([weights["layers.0.w1"], weights["layers.0.w3"]]).T.astype(np.float16)
     [(shape, content)] = found.matrix("layers.0.w13")
     assert shape == w13.shape
-    np.testing.assert_array_equal(content, pack(np.ascontiguousarray(w13)))
+    np.testing.assert_array_equal(content, pack(np.ascontiguousarray(w13), 2048))
     assert not any(bad for _, bad in found.damaged())
 
 
