@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 import onnx
 import onnxruntime
+from chosen import DEVICE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -40,7 +41,7 @@ def steps(session: Session) -> str:
 def check(model: onnx.ModelProto, feeds: dict[str, Array], folder: Path, order: str, tolerance: float = 5e-3) -> None:
     """The steps are those, and the outputs onnxruntime's within what fp16 does to numbers about 1."""
     path = saved(model, folder)
-    with Session(path, min_macs=0, device="simulator") as session:
+    with Session(path, min_macs=0, device=DEVICE) as session:
         assert steps(session) == order
         results = session.run(None, feeds)
         outside = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -57,6 +58,7 @@ def matrix(*shape: int, seed: int = 1) -> Array:
     return values
 
 
+@pytest.mark.device
 def test_a_network_with_a_free_batch_and_two_outputs(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w1"], ["h"]),
@@ -183,7 +185,7 @@ def test_random_graphs(drawn: tuple[onnx.ModelProto, int], rows: int, tmp_path: 
     proto, products = drawn
     path = saved(proto, tmp_path)
     feeds = {"x": normal(rows, 8), "z": normal(rows, 8, seed=1)}
-    with Session(path, min_macs=0, device="simulator") as session:
+    with Session(path, min_macs=0, device=DEVICE) as session:
         assert steps(session).count("P") <= products  # what no output needs is left out
         assert "SS" not in steps(session)
         results = session.run(None, feeds)
@@ -226,7 +228,7 @@ def test_sizes_are_known_in_models_of_the_first_format(tmp_path: Path) -> None:
     (choice,) = choose(read_model(path), min_macs=0).values()
     assert choice.cost is not None
     assert (choice.cost.rows, choice.cost.macs) == (49, 49 * 27 * 4)
-    with Session(path, min_macs=0, device="simulator") as session:
+    with Session(path, min_macs=0, device=DEVICE) as session:
         assert [argument.name for argument in session.get_inputs()] == ["x"]
 
 
@@ -237,7 +239,7 @@ def simple(folder: Path) -> Path:
 
 def test_outputs_by_name_as_onnxruntime_gives_them(tmp_path: Path) -> None:
     path, feeds = simple(tmp_path), {"x": normal(2, 8)}
-    with Session(path, min_macs=0, device="simulator") as session:
+    with Session(path, min_macs=0, device=DEVICE) as session:
         tanh, product = session.run(None, feeds)
         assert np.array_equal(session.run(["h", "y"], feeds)[0], product)
         assert np.array_equal(session.run(["y"], feeds)[0], tanh)
@@ -258,7 +260,7 @@ def test_outputs_by_name_as_onnxruntime_gives_them(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_run(
     outputs: list[str] | None, feeds: dict[str, Array], message: str, tmp_path: Path
 ) -> None:
-    with Session(simple(tmp_path), min_macs=0, device="simulator") as session:
+    with Session(simple(tmp_path), min_macs=0, device=DEVICE) as session:
         with pytest.raises(DelegateError, match=message) as raised:
             session.run(outputs, feeds)
         assert "\n" not in str(raised.value)
@@ -270,7 +272,7 @@ def test_a_folder_is_the_model_again(tmp_path: Path) -> None:
     model = read_model(path)
     write_folder(cut(model, choose(model, min_macs=0)), tmp_path / "parts")
     assert {file.name for file in (tmp_path / "parts").iterdir()} == {"plan.json", "products.npz", "segment-1.onnx"}
-    with Session(path, min_macs=0, device="simulator") as session, Session(tmp_path / "parts") as again:
+    with Session(path, min_macs=0, device=DEVICE) as session, Session(tmp_path / "parts") as again:
         assert again.get_inputs() == session.get_inputs()
         assert again.get_outputs() == session.get_outputs()
         for one, other in zip(again.run(None, feeds), session.run(None, feeds), strict=True):
@@ -298,7 +300,7 @@ def test_a_damaged_folder_is_said_in_one_line(name: str, tmp_path: Path) -> None
     write_folder(cut(model, choose(model, min_macs=0)), tmp_path / "parts")
     DAMAGES[name](tmp_path / "parts")
     with pytest.raises(ModelError, match="parts") as raised:
-        Session(tmp_path / "parts", device="simulator")
+        Session(tmp_path / "parts", device=DEVICE)
     assert "\n" not in str(raised.value)
 
 

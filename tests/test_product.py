@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+from chosen import DEVICE
 
 from delegate.errors import MatmulError
 from delegate.hw.timing import RKNPU, ROCKET
 from delegate.product import GROUP, FloatProduct, columns_of_npu, pieces, scaled
 from delegate.product_cost import best_share, cpu_seconds, npu_seconds, product_seconds
+
+pytestmark = pytest.mark.device
 
 Array = npt.NDArray[np.float32]
 
@@ -29,7 +32,7 @@ def allowed(a: Array, b: Array) -> npt.NDArray[np.float64]:
 @pytest.mark.parametrize("cores", [1, 2, 3])
 def test_a_product_is_within_the_bound_of_fp16(cores: int, cpu_share: float) -> None:
     a, b = drawn(5, 70), drawn(70, 90, seed=1)
-    with FloatProduct(b, "simulator", cores, cpu_share=cpu_share) as product:
+    with FloatProduct(b, DEVICE, cores, cpu_share=cpu_share) as product:
         c = product(a)
     assert c.dtype == np.float32
     assert (np.abs(c - a.astype(np.float64) @ b) <= allowed(a, b)).all()
@@ -39,7 +42,7 @@ def test_the_share_of_the_cpu_changes_nothing_but_the_order_of_sums() -> None:
     a, b = drawn(3, 128), drawn(128, 96, seed=1)
     results = []
     for cores, share in ((1, 0.0), (3, 0.0), (1, 0.4), (2, 0.7), (1, 1.0)):
-        with FloatProduct(b, "simulator", cores, cpu_share=share) as product:
+        with FloatProduct(b, DEVICE, cores, cpu_share=share) as product:
             results.append((product.npu_columns, product(a)))
     (_, whole), (_, on_three), *parted = results
     assert np.array_equal(on_three, whole)
@@ -55,14 +58,14 @@ def test_numbers_far_beyond_fp16_are_scaled_without_loss() -> None:
     a, b = drawn(4, 64), drawn(64, 32, seed=1)
     rows = np.float32(2.0) ** np.array([[60], [-60], [0], [30]], np.float32)
     columns = np.float32(2.0) ** np.arange(-16, 16, dtype=np.float32)
-    with FloatProduct(b, "simulator") as plain, FloatProduct(b * columns, "simulator") as wide:
+    with FloatProduct(b, DEVICE) as plain, FloatProduct(b * columns, DEVICE) as wide:
         assert np.array_equal(wide(a * rows), plain(a) * rows * columns)
 
 
 def test_rows_and_columns_of_zeros_give_zeros() -> None:
     a, b = drawn(3, 40), drawn(40, 20, seed=1)
     a[1], b[:, 7] = 0, 0
-    with FloatProduct(b, "simulator", cpu_share=0.5) as product:
+    with FloatProduct(b, DEVICE, cpu_share=0.5) as product:
         c = product(a)
     assert not c[1].any()
     assert not c[:, 7].any()
@@ -73,7 +76,7 @@ def test_matrices_larger_than_a_product_takes_are_cut(monkeypatch: pytest.Monkey
     monkeypatch.setattr("delegate.product.LARGEST_SIZE", 48)
     a, b = drawn(2, 100), drawn(100, 110, seed=1)
     assert len(list(pieces(100, 110))) == 9
-    with FloatProduct(b, "simulator") as product:
+    with FloatProduct(b, DEVICE) as product:
         assert (np.abs(product(a) - a.astype(np.float64) @ b) <= allowed(a, b)).all()
 
 
@@ -88,11 +91,11 @@ def test_matrices_larger_than_a_product_takes_are_cut(monkeypatch: pytest.Monkey
 )
 def test_what_no_product_can_be_made_of(b: npt.NDArray[np.float64], share: float, message: str) -> None:
     with pytest.raises(MatmulError, match=message):
-        FloatProduct(b, "simulator", cpu_share=share)
+        FloatProduct(b, DEVICE, cpu_share=share)
 
 
 def test_rows_that_do_not_fit() -> None:
-    with FloatProduct(drawn(8, 8), "simulator") as product:
+    with FloatProduct(drawn(8, 8), DEVICE) as product:
         with pytest.raises(MatmulError, match=r"A has the shape \(2, 7\)"):
             product(drawn(2, 7))
         with pytest.raises(MatmulError, match="A holds NaN or infinity"):

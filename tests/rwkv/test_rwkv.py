@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chosen import DEVICE
 from rwkv_models import random_tensors, reference
 
 from benchmarks import harness, rwkv
@@ -53,12 +54,13 @@ def test_large_keys_do_not_overflow() -> None:
     assert np.isfinite(model.read(tokens(20), model.start())).all()
 
 
+@pytest.mark.device
 def test_the_split_over_cores_and_cpu_changes_next_to_nothing() -> None:
     tensors, read = random_tensors(), tokens(12)
     checkpoint = checked(tensors, {})
     results = {}
     for cores, share in ((1, 0.0), (2, 0.0), (3, 0.0), (1, 0.3), (3, 0.5), (2, 1.0)):
-        with OnNpu("simulator", cores, cpu_share=share) as make:
+        with OnNpu(DEVICE, cores, cpu_share=share) as make:
             model = Model(checkpoint, make)
             results[cores, share] = model.read(read, model.start())
     first = results[1, 0.0]
