@@ -82,7 +82,7 @@ def captured(name: str) -> Callable[[Board], float]:
 
     @cache
     def timed() -> tuple[TimedJob, ...]:
-        return timed_jobs(open_listing(PROGRAMS.parent / name))
+        return tuple(timed_jobs(open_listing(PROGRAMS.parent / name), ROCKET))
 
     return lambda board: 1e3 * total_seconds(timed(), board)
 

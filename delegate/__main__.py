@@ -231,7 +231,12 @@ def profile(
     kernel: Annotated[
         str, typer.Option(help="rocket: each task is started by an interrupt; rknpu: tasks are chained")
     ] = "rocket",
-    cores: Annotated[int, typer.Option(min=1, max=3, help="cores that run an inference each and share DRAM")] = 1,
+    cores: Annotated[int, typer.Option(min=1, max=3, help="cores that work at the same time and share DRAM")] = 1,
+    split: Annotated[
+        str,
+        typer.Option(help="an inference over the cores: auto (where it gains), always; never: one on each core"),
+    ] = "auto",
+    chain: Annotated[str, typer.Option(help="safe, full: which tasks of a model are chained, as the option")] = "safe",
     csv: Annotated[Path | None, typer.Option(help="file for the layers as CSV")] = None,
     html: Annotated[Path | None, typer.Option(help="file for a page with bars and a time line")] = None,
     perfetto: Annotated[Path | None, typer.Option(help="file for a trace that ui.perfetto.dev shows")] = None,
@@ -247,11 +252,13 @@ def profile(
 
     python -m delegate profile model.tflite --kernel rknpu --cores 3 --html profile.html --perfetto profile.json
 
+    python -m delegate profile model.tflite --cores 3 --split never
+
     python -m delegate profile ../shared/golden/mobilenet_v1_1.0_224_quant --clock 200 --csv layers.csv
     """
     from delegate.tools.profile.command import Outputs, board_of, run_profile
 
-    run_profile(file, board_of(kernel, clock, bandwidth, cores), Outputs(csv, html, perfetto))
+    run_profile(file, board_of(kernel, clock, bandwidth, cores), split, chain, Outputs(csv, html, perfetto))
 
 
 bench = typer.Typer(no_args_is_help=True, help="Speed of the NPU beside the CPU's.")

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from delegate.cores import Division
 from delegate.errors import DelegateError
 from delegate.hw.soc import Target
-from delegate.hw.task import Buffer, Job, Layer, Port, Program, Relocation, Task, check
+from delegate.hw.task import Buffer, Exchange, Job, Layer, Port, Program, Relocation, Task, check
 from delegate.ir import Graph
 
-MAGIC = b"TEFLONC1"
+MAGIC = b"TEFLONC2"
 SUFFIX = ".program"
 DIGEST_BYTES = 32
 # What decides on a program's words, relative to the package: any change makes old entries stale.
@@ -46,7 +47,7 @@ def compiler_digest() -> str:
     return digest.hexdigest()
 
 
-def key(graph: Graph, target: Target, full_chains: bool) -> str:
+def key(graph: Graph, target: Target, full_chains: bool, division: Division | None = None) -> str:
     """The name of a graph's program: everything that the words depend on."""
     digest = hashlib.sha256()
     tensors = {tensor.index: tensor for node in graph.nodes for tensor in (*node.inputs, *node.outputs) if tensor}
@@ -55,6 +56,7 @@ def key(graph: Graph, target: Target, full_chains: bool) -> str:
         "soc": target.soc.name,
         "target": [sorted(target.forms), target.signals_pooling, target.converter_only],
         "full_chains": full_chains,
+        "division": repr(division),
         "inputs": graph.inputs,
         "outputs": graph.outputs,
         "nodes": [
@@ -87,7 +89,8 @@ def key(graph: Graph, target: Target, full_chains: bool) -> str:
 def serialize(program: Program) -> bytes:
     """A program as bytes; deserialize() is the way back."""
     arrays: list[npt.NDArray[Any]] = [
-        np.array([[r.task, r.word, r.buffer, r.offset] for r in program.relocations], "<i8")
+        np.array([[r.task, r.word, r.buffer, r.offset] for r in program.relocations], "<i8"),
+        np.array([astuple(exchange) for exchange in program.exchanges], "<i8"),
     ]
     arrays += [task.words for task in program.tasks]
     arrays += [buffer.data for buffer in program.buffers if buffer.data is not None]
@@ -100,10 +103,14 @@ def serialize(program: Program) -> bytes:
                 "chains": [[chain.start, chain.stop] for chain in job.chains],
                 "reads": job.reads,
                 "writes": job.writes,
+                "stage": job.stage,
+                "core": job.core,
             }
             for job in program.jobs
         ],
         "relocations": len(program.relocations),
+        "copies": program.copies,
+        "exchanges": len(program.exchanges),
         "inputs": [asdict(port) for port in program.inputs],
         "outputs": [asdict(port) for port in program.outputs],
         "layers": [asdict(layer) for layer in program.layers],
@@ -142,12 +149,15 @@ def _program(body: memoryview) -> Program:
         return array
 
     table = take(4 * int(header["relocations"]), "<i8").reshape(-1, 4)
+    moves = take(6 * int(header["exchanges"]), "<i8").reshape(-1, 6)
     jobs = [
         Job(
             tasks=tuple(Task(take(int(count), "<u8"), int(layer)) for layer, count in job["tasks"]),
             chains=tuple(range(int(start), int(stop)) for start, stop in job["chains"]),
             reads=tuple(int(index) for index in job["reads"]),
             writes=tuple(int(index) for index in job["writes"]),
+            stage=int(job["stage"]),
+            core=int(job["core"]),
         )
         for job in header["jobs"]
     ]
@@ -165,6 +175,8 @@ def _program(body: memoryview) -> Program:
         inputs=tuple(_port(port) for port in header["inputs"]),
         outputs=tuple(_port(port) for port in header["outputs"]),
         layers=tuple(Layer(**layer) for layer in header["layers"]),
+        copies=int(header["copies"]),
+        exchanges=tuple(Exchange(*map(int, row)) for row in moves.tolist()),
     )
 
 

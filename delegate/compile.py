@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from delegate.chains import chains
+from delegate.cores import Cutter, Division, Planner, Work, Workload
 from delegate.errors import CompileError
+from delegate.exchange import exchanges
 from delegate.fuse import fuse_additions
 from delegate.hw.emit import emit_task
 from delegate.hw.emit.stream import assemble, link
@@ -26,15 +29,11 @@ from delegate.hw.soc import Soc, Target
 from delegate.hw.task import Buffer, Bytes, Job, Layer, Place, Program, Relocation, Task, Words
 from delegate.ir import (
     AnyLayer,
-    AnyTile,
     Convolution,
-    ConvTile,
     Elementwise,
-    FlyingTile,
     Graph,
     Node,
     Pooling,
-    PoolTile,
     Tensor,
     View,
 )
@@ -48,38 +47,73 @@ from delegate.tile import Operands, tile, tile_elementwise, tile_pooling
 REGCMD, WEIGHTS, FIRST_CUBES = 0, 1, 2  # buffer numbers
 
 
-def compile_graph(graph: Graph, target: Target, full_chains: bool = False) -> Program:
+def compile_graph(graph: Graph, target: Target, full_chains: bool = False, division: Division | None = None) -> Program:
     """Compiles a partition whose nodes have passed the rules.
 
     ``full_chains``: tasks may be chained by the program controller even where one reads through CNA what another
-    wrote, which the hardware book doubts (C-4). Raises CompileError.
+    wrote, which the hardware book doubts (C-4). ``division``: how it may be spread over cores; by default it runs on
+    one. Raises CompileError.
     """
     soc = target.soc
     layers, views = layers_of(graph, target)
     if not layers:
         raise CompileError("a partition of aliases alone has nothing to compute")
-    memory = allocate(graph, layers, views, soc, FIRST_CUBES)
+    own_memory = division is not None and division.own_memory
+    memory = allocate(graph, layers, views, soc, FIRST_CUBES, apart=own_memory)
     coefficients = Coefficients()
-    tiles = [tile_layer(layer, memory, coefficients, soc) for layer in layers]
-    tasks, relocations, regcmd = emit(tiles, soc)
-    buffers = (regcmd, coefficients.buffer(), *memory.buffers)
-    job = Job(
-        tasks=tasks,
-        chains=chains(tasks, layers, views, soc.largest_chain, full_chains),
-        reads=tuple(
-            index for index, buffer in enumerate(buffers) if buffer.role == "input" and not written(index, tiles)
-        ),
-        writes=tuple(index for index, buffer in enumerate(buffers) if written(index, tiles)),
+    cutters = [cutter(layer, memory, coefficients, soc) for layer in layers]
+    buffers = (Buffer("regcmd", 1, "regcmd"), coefficients.buffer(), *memory.buffers)
+    places = {index: cube.place.buffer for index, cube in memory.cubes.items()}
+    work: list[Workload] = [(tuple((index, tile) for index, cut in enumerate(cutters) for tile in cut(None)),)]
+    if division is not None:
+        work = Planner(layers, cutters, views, buffers, places, soc, full_chains, division).workloads()
+    split = any(len(stage) > 1 for stage in work)
+    tasks, relocations, regcmd = emit([one for stage in work for core in stage for one in core], soc)
+    buffers = (regcmd, *buffers[1:])
+    inputs, outputs = (
+        tuple(port(graph.tensors[index], memory.cubes[index]) for index in indices)
+        for indices in (graph.inputs, graph.outputs)
+    )
+    jobs = jobs_of(
+        work, tasks, buffers, lambda own: chains([layers[i] for i, _ in own], views, soc.largest_chain, full_chains)
     )
     return Program(
         soc=soc.name,
         buffers=buffers,
-        jobs=(job,),
+        jobs=jobs,
         relocations=relocations,
-        inputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.inputs),
-        outputs=tuple(port(graph.tensors[index], memory.cubes[index]) for index in graph.outputs),
+        inputs=inputs,
+        outputs=outputs,
         layers=tuple(Layer(layer.operator, layer.node, describe(layer)) for layer in layers),
+        copies=division.cores if division is not None and own_memory and split else 1,
+        exchanges=exchanges(work, buffers, inputs, outputs) if own_memory and split else (),
     )
+
+
+def jobs_of(
+    work: Sequence[Workload],
+    tasks: Sequence[Task],
+    buffers: Sequence[Buffer],
+    chain: Callable[[Sequence[Work]], tuple[range, ...]],
+) -> tuple[Job, ...]:
+    """A job for each core of each stage."""
+    jobs: list[Job] = []
+    first = 0
+    for stage, cores in enumerate(work):
+        for core, own in enumerate(cores):
+            written = {tile.output.buffer for _, tile in own}
+            jobs.append(
+                Job(
+                    tasks=tuple(tasks[first : first + len(own)]),
+                    chains=chain(own),
+                    reads=tuple(i for i, b in enumerate(buffers) if b.role == "input" and i not in written),
+                    writes=tuple(sorted(written)),
+                    stage=stage,
+                    core=core,
+                )
+            )
+            first += len(own)
+    return tuple(jobs)
 
 
 def layers_of(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
@@ -216,17 +250,16 @@ class Coefficients:
         return Buffer("weights", data.size, "weight", data)
 
 
-def tile_layer(
-    layer: AnyLayer, memory: Allocation, coefficients: Coefficients, soc: Soc
-) -> Sequence[ConvTile | FlyingTile | PoolTile]:
-    """Packs a layer's coefficients and cuts it into tiles."""
+def cutter(layer: AnyLayer, memory: Allocation, coefficients: Coefficients, soc: Soc) -> Cutter:
+    """Packs a layer's coefficients; what comes back cuts it into tiles."""
     output = memory.cubes[layer.output.index]
     if isinstance(layer, Convolution):
-        return tile_convolution(layer, memory, coefficients, soc)
+        operands = pack(layer, memory, coefficients, soc)
+        return lambda share: tile(layer, operands, soc, share)
     if isinstance(layer, Pooling):
-        return tile_pooling(layer, memory.cubes[layer.input.index], output, soc)
+        return lambda share: tile_pooling(layer, memory.cubes[layer.input.index], output, soc, share)
     operand = operand_cube(layer, memory, coefficients, soc) if layer.operand else None
-    return tile_elementwise(layer, memory.cubes[layer.main.index], operand, output, soc)
+    return lambda share: tile_elementwise(layer, memory.cubes[layer.main.index], operand, output, soc, share)
 
 
 def operand_cube(layer: Elementwise, memory: Allocation, coefficients: Coefficients, soc: Soc) -> Cube:
@@ -241,24 +274,23 @@ def operand_cube(layer: Elementwise, memory: Allocation, coefficients: Coefficie
     return Cube(coefficients.add(data), surfaces, data.size // surfaces, data.size)
 
 
-def tile_convolution(layer: Convolution, memory: Allocation, coefficients: Coefficients, soc: Soc) -> list[ConvTile]:
-    """Packs a convolution's coefficients and cuts it into tiles."""
+def pack(layer: Convolution, memory: Allocation, coefficients: Coefficients, soc: Soc) -> Operands:
+    """Packs a convolution's coefficients; says where everything lies."""
     where = source(layer, memory, soc)
     weight = place_weights(layer, where)
-    pack = pack_depthwise_weights if layer.depthwise else pack_weights
+    packed = (pack_depthwise_weights if layer.depthwise else pack_weights)(weight, soc, layer.weight_zero_point)
     count = align(layer.bias.size, soc.depthwise_group if layer.depthwise else soc.kernel_group)
     gains = [np.ones(len(run.channels), np.int8) if run.gain is None else run.gain for run in layer.requantize]
     gained = any(run.gain is not None for run in layer.requantize)
-    operands = Operands(
+    return Operands(
         channels=where.channels,
         feature=where.cube,
         output=memory.cubes[layer.output.index],
         addend=memory.cubes[layer.addend.tensor.index] if layer.addend else None,
-        weight=coefficients.add(pack(weight, soc, layer.weight_zero_point)),
+        weight=coefficients.add(packed),
         bias=coefficients.add(pack_bs_operands(layer, count)),
         gain=coefficients.add(pack_gains(np.concatenate(gains), count)) if gained else None,
     )
-    return tile(layer, operands, soc)
 
 
 def pack_bs_operands(layer: Convolution, channels: int) -> Bytes:
@@ -269,11 +301,10 @@ def pack_bs_operands(layer: Convolution, channels: int) -> Bytes:
     return pack_bias_and_multipliers(layer.bias, np.concatenate(multipliers), channels)
 
 
-def emit(tiles: Sequence[Sequence[AnyTile]], soc: Soc) -> tuple[tuple[Task, ...], tuple[Relocation, ...], Buffer]:
+def emit(work: Sequence[Work], soc: Soc) -> tuple[tuple[Task, ...], tuple[Relocation, ...], Buffer]:
     """(tasks, relocations, the buffer for the streams); each task's tail leads to the next."""
     streams: list[tuple[Words, list[tuple[int, Place]], int]] = []
-    for layer, group in enumerate(tiles):
-        streams += [(*assemble(*emit_task(part)), layer) for part in group]
+    streams += [(*assemble(*emit_task(part)), layer) for layer, part in work]
     relocations: list[Relocation] = []
     offset = 0  # bytes, of the stream in the regcmd buffer
     for index, (words, places, _) in enumerate(streams):
@@ -283,42 +314,3 @@ def emit(tiles: Sequence[Sequence[AnyTile]], soc: Soc) -> tuple[tuple[Task, ...]
             relocations.append(Relocation(index, link(words, len(streams[index + 1][0])), REGCMD, offset))
     tasks = tuple(Task(words, layer) for words, _, layer in streams)
     return tasks, tuple(relocations), Buffer("regcmd", offset, "regcmd")
-
-
-def written(buffer: int, tiles: Sequence[Sequence[AnyTile]]) -> bool:
-    return any(part.output.buffer == buffer for group in tiles for part in group)
-
-
-def read_early(layer: AnyLayer) -> tuple[Tensor, ...]:
-    """What a layer reads through a client not shown to wait for writes of its chain (C-4, S-97)."""
-    if isinstance(layer, Convolution):
-        return layer.inputs
-    return layer.reads if isinstance(layer, Pooling) else ()
-
-
-def chains(
-    tasks: Sequence[Task], layers: Sequence[AnyLayer], views: Views, limit: int, full: bool
-) -> tuple[range, ...]:
-    """Ranges of tasks for Job.chains: a new one begins where a task may read too early what one of its range wrote.
-
-    A task of the PPU ends a range before it and behind it: only one kind of interrupt ends a chain (S-196). A range has
-    the lookup tables of one layer, for only the first that are loaded in a chain take effect (S-218).
-    """
-    result: list[range] = []
-    start = 0
-    wrote: set[int] = set()
-    pooled = False
-    looked_up: AnyLayer | None = None  # the layer whose tables the range has loaded
-    for index, task in enumerate(tasks):
-        layer = layers[task.layer]
-        depends = not full and any(views.root(tensor).tensor.index in wrote for tensor in read_early(layer))
-        pools = isinstance(layer, Pooling)
-        has_table = isinstance(layer, Elementwise) and layer.table is not None
-        reloads = has_table and looked_up not in (None, layer)
-        if index > start and (depends or index - start == limit or pools != pooled or reloads):
-            result.append(range(start, index))
-            start, wrote, looked_up = index, set(), None
-        wrote.add(views.root(layer.output).tensor.index)
-        pooled = pools
-        looked_up = layer if has_table else looked_up
-    return (*result, range(start, len(tasks)))

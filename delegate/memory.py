@@ -28,6 +28,10 @@ class Cube:
         """Where an image begins."""
         return self.place + index * self.image_bytes
 
+    def from_surface(self, index: int) -> Cube:
+        """What is left of it from a surface on, of each image."""
+        return replace(self, place=self.place + index * self.surface_bytes, surfaces=self.surfaces - index)
+
 
 @dataclass
 class Block:
@@ -209,10 +213,13 @@ class Allocation:
     cubes: dict[int, Cube]
 
 
-def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, first_buffer: int) -> Allocation:
+def allocate(
+    graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, first_buffer: int, apart: bool = False
+) -> Allocation:
     """Gives every tensor its cube; buffer numbers start at ``first_buffer``.
 
-    Blocks that the host fills or reads get a buffer of their own, so that no other memory is synchronized for them.
+    Blocks that the host fills or reads get a buffer of their own, so that no other memory is synchronized for them;
+    with ``apart`` all do, for then the host copies each between the memories of the cores.
     """
     cubes: dict[int, Cube] = {}
     buffers: list[Buffer] = []
@@ -233,10 +240,11 @@ def allocate(graph: Graph, layers: Sequence[AnyLayer], views: Views, soc: Soc, f
         images = max(tensor.shape[0] for tensor in block.tensors)
         block.size = images * image_bytes(block)
         block.size += behind
-        if block.first >= 0 and block.last < len(layers):
+        within = block.first >= 0 and block.last < len(layers)
+        if within and not apart:
             inner.append(block)
             continue
-        role: Role = "output" if block.last == len(layers) else "input"
+        role: Role = "scratch" if within else "output" if block.last == len(layers) else "input"
         place(block, first_buffer + len(buffers), 0)
         buffers.append(Buffer(f"{role} {len(buffers)}", block.size, role))
     offsets, size = first_fit(inner)

@@ -8,6 +8,7 @@ from typing import Any
 
 from delegate.errors import OptionError
 from delegate.hw.device import DEVICES, KERNELS, Kernel
+from delegate.hw.task import MOST_CORES
 from delegate.partition import Selection
 
 
@@ -20,6 +21,7 @@ class Options:
     cache_size: int = 512  # MiB
     debug: str = "off"
     cores: int = 1
+    split: str = "auto"
     chain: str = "safe"
     unproven: str = "auto"
     capabilities: str | None = None
@@ -93,12 +95,12 @@ def path(text: str) -> str:
 SHORT_DEVICES = {"sim": "simulator"}
 CACHE_OFF = "off"
 DEBUG = ("off", "verbose")
+SPLIT = ("auto", "never", "always")
 CHAIN = ("safe", "full")
 UNPROVEN = ("auto", "never", "always")
 PARTITIONING = ("all", "cost")
 LARGEST_CACHE = 1 << 20  # MiB
 MOST_SUBMITS = 1000
-MOST_CORES = 3
 
 OPTIONS: Mapping[str, Option] = {
     "device": Option("TEFLON_DEVICE", f"{', '.join(DEVICES)} (or sim)", device),
@@ -106,6 +108,7 @@ OPTIONS: Mapping[str, Option] = {
     "cache_size": Option("TEFLON_CACHE_SIZE", f"1 to {LARGEST_CACHE} (MiB)", number(1, LARGEST_CACHE)),
     "debug": Option("TEFLON_DEBUG", ", ".join(DEBUG), choice(*DEBUG)),
     "cores": Option("TEFLON_CORES", f"1 to {MOST_CORES}", number(1, MOST_CORES)),
+    "split": Option("TEFLON_SPLIT", ", ".join(SPLIT), choice(*SPLIT)),
     "chain": Option("TEFLON_CHAIN", ", ".join(CHAIN), choice(*CHAIN)),
     "unproven": Option("TEFLON_UNPROVEN", ", ".join(UNPROVEN), choice(*UNPROVEN)),
     "capabilities": Option("TEFLON_CAPABILITIES", "a file that `python -m delegate probe` has written", path),

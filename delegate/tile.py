@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -23,6 +22,7 @@ from delegate.ir import (
     all_pixels,
 )
 from delegate.memory import Cube
+from delegate.share import Share, channels_of, narrowed, rows_of, slices
 
 LARGEST_ATOMICS = (1 << 18) - 1  # output pixels a task may have (npu.md §8)
 LARGEST_FLYING_ROWS = 8192  # of a task without convolution: 13 bits of DPU and DPU_RDMA (npu.md §8)
@@ -43,6 +43,12 @@ class Geometry:
     group: int  # kernel group, or depthwise group
     window_height: int  # rows that a kernel spans
     taps: int  # of a kernel
+    rows: range  # of the output that are computed
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rows are computed."""
+        return len(self.rows) == self.output_height
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,9 @@ class Plan:
     traffic: int  # bytes read from DRAM
 
 
-def geometry(layer: Convolution, move: Move, run: Requantize, channels: int, soc: Soc) -> Geometry:
+def geometry(
+    layer: Convolution, move: Move, run: Requantize, channels: int, soc: Soc, share: Share | None = None
+) -> Geometry:
     """Sizes of a run of a layer's output channels for some pixels, reading ``channels`` channels.
 
     Heights below a line group give wrong results (S-69). Where every output row of a whole image reads just its own
@@ -83,6 +91,7 @@ def geometry(layer: Convolution, move: Move, run: Requantize, channels: int, soc
         group,
         layer.window[0],
         layer.weight.shape[1] * layer.weight.shape[2],
+        rows_of(share, output_height, soc),
     )
 
 
@@ -105,22 +114,17 @@ def input_rows(layer: Convolution, shape: Geometry, outputs: range) -> tuple[ran
     return range(max(0, start), min(stop, shape.input_height)), max(0, -start)
 
 
-def parts(total: int, count: int) -> list[range]:
-    """``total`` cut into ``count`` ranges whose lengths differ by one at most."""
-    edges = [total * index // count for index in range(count + 1)]
-    return [range(a, b) for a, b in itertools.pairwise(edges)]
-
-
 def row_parts(layer: Convolution, shape: Geometry, rows: int) -> int | None:
     """The fewest slices of output rows reading at most ``rows`` input rows each; None if one output row needs more."""
     most = min(LARGEST_ATOMICS // shape.output_width, LARGEST_ROWS)
     rows = min(rows, LARGEST_ROWS)
-    if rows >= shape.input_height and shape.output_height <= most:
+    needed = shape.input_height if shape.whole else len(input_rows(layer, shape, shape.rows)[0])
+    if rows >= needed and len(shape.rows) <= most:
         return 1
     fitting = min((rows - shape.window_height) // layer.stride[0] + 1, most)
     if fitting < 1:
         return None
-    return divide_up(shape.output_height, fitting)
+    return divide_up(len(shape.rows), fitting)
 
 
 def plans(layer: Convolution, shape: Geometry, soc: Soc) -> Iterator[Plan]:
@@ -145,13 +149,13 @@ def plans(layer: Convolution, shape: Geometry, soc: Soc) -> Iterator[Plan]:
             if count is None:
                 continue
             # One slice may be of all rows, or, with a stride beyond the window, of the few that are looked at.
-            whole = count == 1 and rows >= shape.input_height
-            height = shape.input_height if whole else len(input_rows(layer, shape, range(shape.output_height))[0])
+            whole = count == 1 and rows >= shape.input_height and shape.whole
+            height = shape.input_height if whole else len(input_rows(layer, shape, shape.rows)[0])
             if count == 1:
                 used = divide_up(entries * height * soc.cbuf_entry_bytes, soc.cbuf_bank_bytes)
                 feature_banks = used + soc.feature_slack_banks
             reuse = count > 1 and weight_banks == all_banks
-            read = sum(len(input_rows(layer, shape, outputs)[0]) for outputs in parts(shape.output_height, count))
+            read = sum(len(input_rows(layer, shape, outputs)[0]) for outputs in slices(shape.rows, count))
             passes = 1 if layer.depthwise else channel_parts  # times that a feature is read
             feature_bytes = read * shape.input_width * shape.input_channels * passes
             weight_bytes = groups * group_bytes * (1 if reuse else count)
@@ -196,13 +200,18 @@ class Operands:
     gain: Place | None
 
 
-def tile(layer: Convolution, where: Operands, soc: Soc) -> list[ConvTile]:
-    """A layer as tiles: runs, output channels, moves, rows, so that weights stay in the CBUF from slice to slice."""
+def tile(layer: Convolution, where: Operands, soc: Soc, share: Share | None = None) -> list[ConvTile]:
+    """A layer as tiles: runs, output channels, moves, rows, so that weights stay in the CBUF from slice to slice.
+
+    ``share``: what a core has of it; CompileError if that cannot be.
+    """
     tiles: list[ConvTile] = []
     plans: dict[Geometry, Plan] = {}
-    for run in layer.requantize:
+    group = soc.depthwise_group if layer.depthwise else soc.kernel_group
+    channels = channels_of(share, layer.bias.size, group, soc)
+    for run in filter(None, (narrowed(run, channels) for run in layer.requantize)):
         for move in layer.steps:
-            shape = geometry(layer, move, run, where.channels, soc)
+            shape = geometry(layer, move, run, where.channels, soc, share)
             if shape not in plans:
                 plans[shape] = choose(layer, shape, soc)
             tiles += tile_move(layer, run, move, shape, plans[shape], where, soc)
@@ -223,7 +232,7 @@ def tile_move(
         start = run.channels.start + within
         count = min(plan.part_groups * shape.group, shape.output_channels - within)
         read_start, read_count = (start, count) if layer.depthwise else (0, shape.input_channels)
-        for index, outputs in enumerate(parts(shape.output_height, plan.row_parts)):
+        for index, outputs in enumerate(slices(shape.rows, plan.row_parts)):
             rows, padding_top = input_rows(layer, shape, outputs)
             if plan.whole:
                 rows = range(shape.input_height)
@@ -270,10 +279,12 @@ def tile_move(
     return tiles
 
 
-def tile_elementwise(layer: Elementwise, main: Cube, operand: Cube | None, output: Cube, soc: Soc) -> list[FlyingTile]:
+def tile_elementwise(
+    layer: Elementwise, main: Cube, operand: Cube | None, output: Cube, soc: Soc, share: Share | None = None
+) -> list[FlyingTile]:
     """Tasks for each image, one if it is not too high. Rows that pad a surface are computed where all cubes have them.
 
-    Raises CompileError for rows that are too wide.
+    ``share``: what a core has of it. Raises CompileError for rows that are too wide, and if the share cannot be.
     """
     images, height, width, channels = layer.output.shape
     if width > LARGEST_FLYING_WIDTH:
@@ -283,17 +294,23 @@ def tile_elementwise(layer: Elementwise, main: Cube, operand: Cube | None, outpu
     rows = padded if all(cube.surface_bytes == padded * width * soc.atom_bytes for cube in cubes) else height
     row_bytes = width * soc.atom_bytes
     most = layer.operand.shape[1] if layer.operand and layer.repeats else LARGEST_FLYING_ROWS
+    if share and share.kind == "rows" and layer.repeats:
+        raise CompileError(f"{layer.operator}: rows that meet the rows of an operand in turn stay together")
+    own, part = rows_of(share, rows, soc), channels_of(share, channels, soc.kernel_group, soc)
+    surface = part.start // soc.atom_bytes
+    main, output = main.from_surface(surface), output.from_surface(surface)
+    operand = operand.from_surface(surface) if operand else None
     tiles: list[FlyingTile] = []
     for image in range(images):
-        for start in range(0, rows, most):
+        for start in range(own.start, own.stop, most):
             first = start * row_bytes
             met = layer.operand_first * soc.atom_bytes + (0 if layer.per_channel or layer.repeats else first)
             tiles.append(
                 FlyingTile(
                     layer=layer,
-                    rows=min(most, rows - start),
+                    rows=min(most, own.stop - start),
                     width=width,
-                    channels=align(channels, soc.atom_bytes),
+                    channels=align(len(part), soc.atom_bytes),
                     main=main.image(image) + first,
                     main_surface=main.surface_bytes // soc.atom_bytes,
                     operand=operand.image(image if layer.operand and layer.operand.shape[0] > 1 else 0) + met
@@ -307,9 +324,16 @@ def tile_elementwise(layer: Elementwise, main: Cube, operand: Cube | None, outpu
     return tiles
 
 
-def tile_pooling(layer: Pooling, source: Cube, output: Cube, soc: Soc) -> list[PoolTile]:
-    """One task an image; what no window sees is left out, or the PPU would wait for it (S-139)."""
+def tile_pooling(layer: Pooling, source: Cube, output: Cube, soc: Soc, share: Share | None = None) -> list[PoolTile]:
+    """One task an image; what no window sees is left out, or the PPU would wait for it (S-139).
+
+    ``share``: what a core has of it, which can only be channels; CompileError else.
+    """
     images, height, width, channels = layer.input.shape
+    if share and share.kind == "rows":
+        raise CompileError(f"{layer.operator}: pooling is not cut by rows")
+    part = channels_of(share, channels, soc.kernel_group, soc)
+    source, output = (cube.from_surface(part.start // soc.atom_bytes) for cube in (source, output))
     seen = [
         min(size, (extent - 1) * stride + kernel - before)
         for size, extent, stride, kernel, before in zip(
@@ -324,7 +348,7 @@ def tile_pooling(layer: Pooling, source: Cube, output: Cube, soc: Soc) -> list[P
             input_pitch=width,
             output_height=layer.output.shape[1],
             output_width=layer.output.shape[2],
-            channels=align(channels, soc.atom_bytes),
+            channels=align(len(part), soc.atom_bytes),
             source=source.image(image),
             source_surface=source.surface_bytes // soc.atom_bytes,
             output=output.image(image),

@@ -23,6 +23,10 @@ def on_device(**options: str) -> dict[str, str]:
     return given
 
 
+# The environment without the delegate's variables and without a stand-in that the tests themselves may run on.
+OUTSIDE = {name: value for name, value in os.environ.items() if not name.startswith(("TEFLON", "LD_PRELOAD"))}
+
+
 def bare_environment(*dropped: str) -> dict[str, str]:
     """The environment without the delegate's variables and others that begin like this; the stand-in's stay."""
     return {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chosen import on_device
 
 from benchmarks import harness
 from delegate.errors import DeviceError
@@ -29,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Puts the chosen device where chosen.py and all processes of the tests find it."""
     device = config.getoption("--device")
+    os.environ.pop("TEFLON_DEVICE", None)
     if device == "simulator":
         return
     os.environ["TEFLON_DEVICE"] = device
@@ -63,6 +63,7 @@ def reference_interpreter() -> Callable[[bytes], Any]:
 @pytest.fixture
 def npu_interpreter() -> Callable[..., Any]:
     """Makes an interpreter with our delegate on the chosen device, nothing cached unless the test asks for it."""
+    from chosen import on_device  # not before pytest_configure has said which device that is
 
     def make(content: bytes, **options: str) -> Any:
         return harness.npu_interpreter(content, **on_device(**options))

@@ -23,7 +23,8 @@ SETTINGS = (
     {},
     {"kernel": "rknpu"},
     {"unproven": "never"},
-    {"kernel": "rknpu", "cores": "3", "chain": "full"},
+    {"kernel": "rknpu", "cores": "3", "chain": "full", "split": "always"},
+    {"cores": "2", "split": "always"},
     {"partitioning": "cost", "min_nodes_per_partition": "2"},
 )
 EVERYTHING_TAKEN = SETTINGS[:2]  # that leave nothing to the CPU which could run on the NPU

@@ -73,6 +73,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         delegate.load(unknown="")
     from delegate import plugin as module
 
+    monkeypatch.delenv("TEFLON_DEVICE", raising=False)  # no device of these tests runs a job
     monkeypatch.setattr(module, "kernels", {})  # other tests may have interpreters that live
     monkeypatch.setattr(module, "delegates", {})
     monkeypatch.delitem(OPERATORS, "AVERAGE_POOL_2D")

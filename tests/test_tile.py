@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,15 +18,17 @@ from delegate.memory import Cube, surface_bytes
 from delegate.ops import OPERATORS
 from delegate.ops.conv2d import CBUF_TEXT, conv2d
 from delegate.ops.depthwise_conv2d import depthwise_conv2d
+from delegate.share import Kind, Share
 from delegate.tile import Operands, tile, tile_elementwise
 
 
-def tiles_of(layer: Convolution) -> list[ConvTile]:
+def tiles_of(layer: Convolution, share: Share | None = None) -> list[ConvTile]:
     cubes = [
         Cube(Place(number, 0), 64, surface_bytes(tensor, RK3588), 64 * surface_bytes(tensor, RK3588))
         for number, tensor in enumerate((layer.inputs[0], layer.output))
     ]
-    return tile(layer, Operands(layer.inputs[0].shape[3], *cubes, None, Place(2, 0), Place(3, 0), Place(4, 0)), RK3588)
+    operands = Operands(layer.inputs[0].shape[3], *cubes, None, Place(2, 0), Place(3, 0), Place(4, 0))
+    return tile(layer, operands, RK3588, share)
 
 
 def layer_of(
@@ -193,3 +197,30 @@ def test_rows_that_are_too_wide_are_refused() -> None:
     assert len(flying_tiles(4, 4096, 16, False)) == 1
     with pytest.raises(CompileError, match="4097 pixels"):
         flying_tiles(4, 4097, 16, False)
+
+
+@given(shapes, st.sampled_from(["rows", "channels"]), st.integers(2, 3))
+@settings(deadline=None, max_examples=60)
+def test_shares_cover_the_output_once(layer: Convolution, kind: Kind, cores: int) -> None:
+    """Together the cores write what one core does, each by itself, none what another one does."""
+    try:
+        shares = [tiles_of(layer, Share(kind, core, cores)) for core in range(cores)]
+        whole = tiles_of(layer)
+    except CompileError:
+        return
+    seen: dict[tuple[int, int], int] = {}
+    for core, tiles in enumerate(shares):
+        assert not tiles[0].weights_resident  # another core's CBUF is not this one's
+        for tile_ in tiles:
+            for row, channel in pixels_of(tile_, layer):
+                assert seen.setdefault((row, channel), core) == core
+    assert seen.keys() == {place for tile_ in whole for place in pixels_of(tile_, layer)}
+
+
+def pixels_of(tile_: ConvTile, layer: Convolution) -> Iterator[tuple[int, int]]:
+    """(row, surface) of what a tile writes of the true output."""
+    surface, rest = divmod(tile_.output.offset, tile_.output_surface * 16)
+    first = rest // 16 // tile_.output_width
+    for row in range(first, min(first + tile_.output_height, layer.output.shape[1])):
+        for number in range(-(-tile_.output_channels_real // 16)):
+            yield row, surface + number

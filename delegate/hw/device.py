@@ -51,10 +51,15 @@ class Device(Protocol):
 
     name: str
     forms: frozenset[str]  # forms without proof on silicon that passed their known-answer probe here (hw.soc.FORMS)
+    kernel: Kernel  # whose way it has of starting tasks, and of memory
     signals_pooling: bool  # whether the kernel hears of the end of a PPU task; stock mainline does not (S-137, S-196)
 
-    def space(self) -> int:
-        """The address space to take for a program's memory: a job uses memory of one space (rocket: S-203)."""
+    def spaces(self, count: int) -> tuple[int, ...]:
+        """The address spaces to take for a program with ``count`` copies of its memory, one for each.
+
+        A job uses memory of one space. Jobs that are to run at the same time on rocket need different ones (S-203);
+        ``count`` is at most the number of cores then. Raises DeviceError.
+        """
 
     def allocate(self, size: int, space: int = 0) -> Memory:
         """Memory of ``size`` bytes, zeroed; raises DeviceError when there is none left."""
@@ -66,7 +71,11 @@ class Device(Protocol):
         """Gives memory back; it may not be used afterwards."""
 
     def submit(self, jobs: Sequence[DeviceJob]) -> object:
-        """Starts the jobs in order and returns a ticket for wait()."""
+        """Starts the jobs and returns a ticket for wait().
+
+        The jobs of a call do not depend on each other: they may run at the same time, each on a core of its own. Calls
+        are served in order, so that none waits longer than for those before it.
+        """
 
     def wait(self, ticket: object, timeout: float, reads: Sequence[Memory] = ()) -> None:
         """Returns when the jobs of the ticket are done and the host may read ``reads``.
@@ -111,11 +120,16 @@ def open_device(name: str, cores: int = 1, kernel: Kernel = "rocket", capabiliti
 
 
 def offering(device: Device, known: capability_files.Capabilities | None) -> Device:
-    """The device with the forms that its board has passed the probes of; the interrupt is its own kernel's affair."""
+    """The device with the forms that its board has passed the probes of, and with pooling tasks only if those work.
+
+    Whether their end is heard of is the affair of the kernel alone, and so of a file that its driver has made.
+    """
     if known is not None:
         device.forms = known.forms
         if known.signals_pooling is not None and known.device == device.name:
             device.signals_pooling = known.signals_pooling
+        if known.verdicts.get("pooling_width") == "no":  # then rows of some lengths would be wrong (S-232)
+            device.signals_pooling = False
     return device
 
 

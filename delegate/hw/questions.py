@@ -32,7 +32,7 @@ class Question:
     ``forms``: those that are sound only if the first holds. ``risky``: an answer may be a hang of the core.
     ``chained``: only a kernel that hands chains to the program controller can be asked. ``of_vendor``: what is assumed
     of the vendor's kernel, if that is another. ``always``: the compiler relies on the first candidate, whatever the
-    answer is.
+    answer is (operands of fused additions, which upstream has run on boards, among others).
     """
 
     name: str
@@ -61,6 +61,7 @@ ROUNDINGS = {
     "floor": "down",
 }
 
+# In the order in which they are asked: what no program has done yet in any format, and so might hang, comes late.
 PROBED = (
     Question(
         "norm_shift",
@@ -106,6 +107,7 @@ PROBED = (
         },
         "operands times 30001 added to nothing",
         (OPERAND_GAIN,),
+        always=True,
     ),
     Question(
         "operand_offset",
@@ -114,6 +116,7 @@ PROBED = (
         {"added": "(e + offset) * scale", "subtracted": "(e - offset) * scale"},
         "an offset of 7 with a converter that does nothing else",
         (OPERAND_GAIN, FLYING_SCALE),
+        always=True,
     ),
     Question(
         "bs_clamp",
@@ -186,18 +189,6 @@ PROBED = (
         },
         "an operand in which no two pixels, channels or surfaces are alike",
         (CHANNEL_OPERAND,),
-    ),
-    Question(
-        "gain_operand",
-        "How does the element-wise unit behind a convolution read an operand of data mode 0?",
-        "S-107, S-110, S-160 (fp16), F-131",
-        {
-            "by channel": "one number a channel, EW_SURF_STRIDE from surface to surface",
-            "by pixel": "one a pixel and channel: the mode has no effect",
-            "first surface": "one number a channel, but all surfaces read the first",
-        },
-        "products of 24 bits with an operand in which no two pixels, channels or surfaces are alike",
-        (CHANNEL_GAIN,),
     ),
     Question(
         "operand_register",
@@ -333,7 +324,6 @@ PROBED = (
         "S-232 (sibling), F-100",
         {"yes": "yes", "no": "the results are wrong from the first column on"},
         "maxima of a row of 100 windows and of one of 160",
-        always=True,
     ),
     Question(
         "average_rounding",
@@ -351,6 +341,18 @@ PROBED = (
         "S-226 (sibling), F-101, unknown 7",
         {"clamps": "it is clamped", "wraps": "its low byte is written"},
         "windows full of 127 and -128 with reciprocals one third too large",
+    ),
+    Question(
+        "gain_operand",
+        "How does the element-wise unit behind a convolution read an operand of data mode 0?",
+        "S-107, S-110, S-160 (fp16), F-131",
+        {
+            "by channel": "one number a channel, EW_SURF_STRIDE from surface to surface",
+            "by pixel": "one a pixel and channel: the mode has no effect",
+            "first surface": "one number a channel, but all surfaces read the first",
+        },
+        "products of 24 bits with an operand in which no two pixels, channels or surfaces are alike",
+        (CHANNEL_GAIN,),
     ),
     Question(
         "part_of_group",

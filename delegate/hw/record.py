@@ -66,7 +66,7 @@ class Recorder:
     def __init__(self, device: Device, folder: Path, submits: int, size: int, facts: Mapping[str, Any]) -> None:
         self._device = device
         self.name, self.forms, self.signals_pooling = device.name, device.forms, device.signals_pooling
-        self._kernel = str(getattr(device, "kernel", device.name))  # which the simulator plays
+        self.kernel = device.kernel
         self._facts = {**describe(device), **facts}
         self._folder = CaptureFolder(folder, size, self._facts)
         self._most = submits
@@ -87,8 +87,8 @@ class Recorder:
         """Whatever else a driver offers."""
         return getattr(self._device, name)
 
-    def space(self) -> int:
-        return self._device.space()
+    def spaces(self, count: int) -> tuple[int, ...]:
+        return self._device.spaces(count)
 
     def allocate(self, size: int, space: int = 0) -> Memory:
         memory = self._device.allocate(size, space)
@@ -159,7 +159,7 @@ class Recorder:
             self._over = True
             return None
         entries: list[dict[str, Any]] = []
-        if self._kernel == "rocket":
+        if self.kernel == "rocket":
             entries.append({"jobs": [self._rocket_job(job) for job in jobs]})
         else:
             entries += [entry for job in jobs for entry in self._rknpu_submits(job)]
@@ -306,7 +306,7 @@ class Recorder:
             if buffer.address != buffer.memory.address:
                 entry |= {"device_iova": f"{buffer.memory.address:08x}", "fd": buffer.space}
             buffers.append(entry)
-        data = {"uapi": self._kernel, "recorder": self._facts, "bos": buffers, "submits": self._entries}
+        data = {"uapi": self.kernel, "recorder": self._facts, "bos": buffers, "submits": self._entries}
         self._folder.write_stream(data)
 
 

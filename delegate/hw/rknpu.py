@@ -1,16 +1,17 @@
 """The vendor kernel's driver `rknpu`: a DRM node, or /dev/rknpu where it was built without DRM (uapi.md B).
 
-A submit takes a range of a task array and hands it to PC as one chain; it returns when the chain has run. Jobs are
-therefore submitted from threads, one a core. All processes share one address space (S-208).
+A submit takes a range of a task array for each of its cores and hands it to PC as one chain; it returns when the chains
+of all cores have run. The jobs of a call start together so, a submit for each of their chains, from a thread. Calls get
+cores in the order in which they came. All processes share one address space (S-208).
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
-import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ import numpy as np
 from delegate.errors import DeviceError
 from delegate.hw import drm
 from delegate.hw import rknpu_interface as interface
-from delegate.hw.device import DeviceJob, Memory, check_job, check_process, find
+from delegate.hw.device import DeviceJob, DeviceTask, Kernel, Memory, check_job, check_process, find
 from delegate.hw.regcmd import parse_word
 from delegate.hw.task import Bytes
+from delegate.hw.turns import Turn, Turns
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,17 +37,28 @@ class Allocation(Memory):
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A job with its task array."""
+    """The jobs of a call with their task array, the tasks of one behind those of the other."""
 
-    source: DeviceJob
+    source: tuple[DeviceJob, ...]
     array: Allocation
     uses: frozenset[Allocation]
+
+    @property
+    def steps(self) -> Iterator[tuple[range, ...]]:
+        """What the submits start: of each job the first chain, the second, and so on, as ranges of the task array."""
+        starts = itertools.accumulate((len(job.tasks) for job in self.source), initial=0)
+        chains = [
+            [range(start + chain.start, start + chain.stop) for chain in job.chains]
+            for start, job in zip(starts, self.source, strict=False)
+        ]
+        return (tuple(filter(None, step)) for step in itertools.zip_longest(*chains))
 
 
 class Rknpu:
     """A Device; see delegate.hw.device.Device."""
 
     name = "rknpu"
+    kernel: Kernel = "rknpu"
     forms: frozenset[str] = frozenset()
     signals_pooling = True  # the mask is the last task's (uapi.md B)
 
@@ -63,19 +76,17 @@ class Rknpu:
             )
             self._executor = futures.ThreadPoolExecutor(cores, "npu core")
             self._opened = opened.pop_all()
-        self._cores: queue.SimpleQueue[int] = queue.SimpleQueue()  # those that have no job
-        for core in range(cores):
-            self._cores.put(core)
+        self._cores = Turns(cores)
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._allocations: set[Allocation] = set()
-        self._prepared: dict[int, Prepared] = {}  # by id() of the job, which is kept alive by it
+        self._prepared: dict[tuple[int, ...], Prepared] = {}  # by id() of the jobs, which are kept alive by it
         self._running: dict[futures.Future[None], frozenset[Allocation]] = {}
         self._closed = False
 
-    def space(self) -> int:
+    def spaces(self, count: int) -> tuple[int, ...]:
         """There is one address space."""
-        return 0
+        return (0,) * count
 
     @property
     def frequency(self) -> int:
@@ -146,13 +157,12 @@ class Rknpu:
                 freeing.callback(self._destroy, one.handle, one.object_address)
 
     def submit(self, jobs: Sequence[DeviceJob]) -> object:
-        """Starts the jobs in order on one core; raises DeviceError for what the kernel would refuse."""
+        """Queues the jobs, each for a core of its own; raises DeviceError for what the kernel would refuse."""
         self._check_open()
-        prepared = [self._prepare(job, index) for index, job in enumerate(jobs)]
-        uses = frozenset(allocation for one in prepared for allocation in one.uses)
+        prepared = self._prepare(tuple(jobs))
         with self._lock:
-            future = self._executor.submit(self._run, prepared)
-            self._running[future] = uses
+            future = self._executor.submit(self._run, prepared, self._cores.enter(len(jobs)))
+            self._running[future] = prepared.uses
         future.add_done_callback(self._forget)
         return future
 
@@ -160,14 +170,10 @@ class Rknpu:
         with self._lock:
             self._running.pop(future, None)
 
-    def _run(self, jobs: Sequence[Prepared]) -> None:
-        core = self._cores.get()
-        try:
-            for job in jobs:
-                for chain in job.source.chains:
-                    self._submit(job.array, {core: chain})
-        finally:
-            self._cores.put(core)
+    def _run(self, prepared: Prepared, turn: Turn) -> None:
+        with turn as cores:
+            for step in prepared.steps:
+                self._submit(prepared.array, dict(zip(cores, step, strict=False)))
 
     def _submit(self, array: Allocation, ranges: Mapping[int, range]) -> None:
         """Runs ranges of a task array, each as a chain on its core; raises DeviceError unless all has run."""
@@ -225,38 +231,51 @@ class Rknpu:
                     return memory
         raise DeviceError(f"memory at {memory.address:#x} is not allocated on this device")
 
-    def _prepare(self, job: DeviceJob, index: int) -> Prepared:
-        """A job with its task array, made once; raises DeviceError for what the kernel would not run as meant."""
-        prepared = self._prepared.get(id(job))
+    def _prepare(self, jobs: tuple[DeviceJob, ...]) -> Prepared:
+        """Jobs with their task array, made once; raises DeviceError for what the kernel would not run as meant."""
+        key = tuple(id(job) for job in jobs)
+        prepared = self._prepared.get(key)
         if prepared is not None:
             return prepared
-        check_job(job, index)
-        listed = [self._own(memory) for memory in (*job.reads, *job.writes)]
+        for index, job in enumerate(jobs):
+            check_job(job, index)
+        listed = [self._own(memory) for job in jobs for memory in (*job.reads, *job.writes)]
         with self._lock:
             allocations = tuple(self._allocations)
-        tasks, streams = (interface.Task * len(job.tasks))(), set()
-        for number, task in enumerate(job.tasks):
-            if task.count <= interface.TAIL_WORDS:
-                raise DeviceError(f"job {index}: a stream of {task.count} words has nothing before its tail")
-            size = interface.WORD_BYTES * task.count
-            stream = find(allocations, task.address, size, f"job {index}: a stream")
-            streams.add(stream)
-            end = task.address + size - stream.address
-            fire = parse_word(int.from_bytes(stream.view[end - interface.WORD_BYTES : end].tobytes(), "little"))
-            if fire.kind != "fire":
-                raise DeviceError(f"job {index}: the stream at {task.address:#x} does not end with a fire word")
-            tasks[number] = interface.Task(
-                op_idx=number,
-                enable_mask=fire.value,
-                int_mask=interface.interrupts(fire.value),
-                int_clear=interface.INT_CLEAR,
-                regcfg_amount=task.count - interface.TAIL_WORDS,
-                regcmd_addr=task.address,
-            )
+        entries: list[interface.Task] = []
+        streams: set[Allocation] = set()
+        for index, job in enumerate(jobs):
+            for task in job.tasks:
+                stream, entry = task_entry(allocations, task, f"job {index}", len(entries))
+                streams.add(stream)
+                entries.append(entry)
+        tasks = (interface.Task * len(entries))(*entries)
         array = self._allocate(ctypes.sizeof(tasks), self._flags | interface.KERNEL_MAPPING)
         array.view[:] = np.frombuffer(bytes(tasks), np.uint8)
         self._sync(array, interface.TO_DEVICE)
-        prepared = Prepared(job, array, frozenset((*listed, *streams)))
+        prepared = Prepared(jobs, array, frozenset((*listed, *streams)))
         with self._lock:
-            self._prepared[id(job)] = prepared
+            self._prepared[key] = prepared
         return prepared
+
+
+def task_entry(
+    allocations: Sequence[Allocation], task: DeviceTask, job: str, number: int
+) -> tuple[Allocation, interface.Task]:
+    """(where a task's stream lies, its entry of a task array); raises DeviceError for a stream that makes no sense."""
+    if task.count <= interface.TAIL_WORDS:
+        raise DeviceError(f"{job}: a stream of {task.count} words has nothing before its tail")
+    size = interface.WORD_BYTES * task.count
+    stream = find(allocations, task.address, size, f"{job}: a stream")
+    end = task.address + size - stream.address
+    fire = parse_word(int.from_bytes(stream.view[end - interface.WORD_BYTES : end].tobytes(), "little"))
+    if fire.kind != "fire":
+        raise DeviceError(f"{job}: the stream at {task.address:#x} does not end with a fire word")
+    return stream, interface.Task(
+        op_idx=number,
+        enable_mask=fire.value,
+        int_mask=interface.interrupts(fire.value),
+        int_clear=interface.INT_CLEAR,
+        regcfg_amount=task.count - interface.TAIL_WORDS,
+        regcmd_addr=task.address,
+    )

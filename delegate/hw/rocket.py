@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from delegate.errors import DeviceError
 from delegate.hw import drm
-from delegate.hw.device import DeviceJob, Memory, check_job, check_process, find
+from delegate.hw.device import DeviceJob, Kernel, Memory, check_job, check_process, find
 from delegate.hw.drm import COMMAND_BASE, DRM, Request, s64, u32, u64
 
 NODES = ("/dev/accel/accel*",)
@@ -138,6 +138,7 @@ class Rocket:
     """A Device; see delegate.hw.device.Device."""
 
     name = "rocket"
+    kernel: Kernel = "rocket"
     forms: frozenset[str] = frozenset()
     signals_pooling = False  # its interrupt mask has the DPU's bits only (S-196)
 
@@ -156,10 +157,12 @@ class Rocket:
         self._running: set[Ticket] = set()
         self._closed = False
 
-    def space(self) -> int:
-        """The file descriptor that holds the fewest buffers, so that programs spread over the cores."""
+    def spaces(self, count: int) -> tuple[int, ...]:
+        """The file descriptors that hold the fewest buffers, so that programs spread over the cores."""
+        if count > len(self._files):
+            raise DeviceError(f"{count} address spaces on {len(self._files)} cores")
         with self._lock:
-            return min(range(len(self._files)), key=lambda space: len(self._buffers[space]))
+            return tuple(sorted(range(len(self._files)), key=lambda space: len(self._buffers[space]))[:count])
 
     def allocate(self, size: int, space: int = 0) -> BufferObject:
         """Memory of ``size`` bytes, zeroed; raises DeviceError when there is none left, or no I/O addresses."""

@@ -5,7 +5,8 @@ A Program never holds an absolute address, so that it can be cached, diffed, rep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from delegate.errors import DelegateError
 
 VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
+MOST_CORES = 3  # of an NPU
 Role = Literal["input", "output", "weight", "scratch", "regcmd"]
 Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
@@ -45,12 +47,32 @@ class Job:
     ``chains`` cuts the tasks into ranges that a driver may hand to the program controller as one chain: inside a range
     no task reads through CNA what another task of the range wrote (hardware book C-4), unless the program was compiled
     with full chains. Drivers that start every task themselves need not look at it.
+
+    Jobs of one ``stage`` may run at the same time, each on a core of its own; a stage begins when the one before it has
+    ended on all cores.
     """
 
     tasks: tuple[Task, ...]
     chains: tuple[range, ...]  # of indices in tasks, in order, covering all
     reads: tuple[int, ...]  # buffer indices; never one that is in writes too (S-202)
     writes: tuple[int, ...]
+    stage: int = 0
+    core: int = 0  # which of the program's cores; a device is free to take another of its own
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Bytes that the host copies before a stage, from one core's copy of a buffer to another's.
+
+    A stage behind the last one stands for the host, which reads the outputs in the copy of core 0.
+    """
+
+    stage: int
+    buffer: int
+    source: int  # core
+    target: int  # core
+    start: int  # bytes
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -109,6 +131,13 @@ class Program:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     layers: tuple[Layer, ...] = field(default=())
+    copies: int = 1  # of all buffers: one for all cores, or one for each where cores cannot share memory (S-203)
+    exchanges: tuple[Exchange, ...] = ()  # by stage
+
+    @property
+    def stages(self) -> tuple[tuple[Job, ...], ...]:
+        """The jobs, stage by stage."""
+        return tuple(tuple(jobs) for _, jobs in itertools.groupby(self.jobs, key=lambda job: job.stage))
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -123,6 +152,23 @@ def located(program: Program, addresses: Sequence[int]) -> list[Words]:
         keep = int(words[r.task][r.word]) & ~(VALUE_MASK << VALUE_SHIFT)
         words[r.task][r.word] = keep | (addresses[r.buffer] + r.offset) << VALUE_SHIFT
     return words
+
+
+def check_stages(program: Program, demand: Callable[[bool, str], None]) -> None:
+    """Demands of a program what its stages, cores and exchanges promise."""
+    jobs, stages = program.jobs, program.stages
+    demand(
+        [job.stage for job in jobs] == [n for n, stage in enumerate(stages) for _ in stage], "stages are not in order"
+    )
+    demand(all(len({job.core for job in stage}) == len(stage) for stage in stages), "two jobs of a stage have one core")
+    demand(all(0 <= job.core < MOST_CORES for job in jobs), f"a job's core is not one of {MOST_CORES}")
+    demand(program.copies == 1 or all(job.core < program.copies for job in jobs), "a core has no copy of the buffers")
+    demand(1 <= program.copies <= MOST_CORES, f"{program.copies} copies of the buffers")
+    demand([e.stage for e in program.exchanges] == sorted(e.stage for e in program.exchanges), "exchanges lack order")
+    for e in program.exchanges:
+        cores = 0 <= e.source < program.copies and 0 <= e.target < program.copies and e.source != e.target
+        known = 0 <= e.buffer < len(program.buffers) and 0 <= e.stage <= len(stages)
+        demand(cores and known and 0 <= e.start < e.stop <= program.buffers[e.buffer].size, f"{e} is out of bounds")
 
 
 def check(program: Program) -> None:
@@ -149,6 +195,7 @@ def check(program: Program) -> None:
             "a job names a buffer that is not there",
         )
         demand(not set(job.reads) & set(job.writes), "a buffer is both read and written by a job")
+    check_stages(program, demand)
     demand(all(0 <= task.layer < len(program.layers) for task in tasks), "a task belongs to no layer")
     for r in program.relocations:
         inside = 0 <= r.task < len(tasks) and 0 <= r.word < len(tasks[r.task].words) and 0 <= r.buffer < len(buffers)

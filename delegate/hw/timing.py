@@ -7,8 +7,9 @@ The simulator's decoders read the words, so what it refuses has no time either.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from delegate.errors import SimulatorError
@@ -22,7 +23,7 @@ from delegate.hw.sim.passes import Convolution, Flying
 from delegate.hw.sim.ppu import Pooling
 from delegate.hw.sim.writer import Writer
 from delegate.hw.soc import RK3588, Soc
-from delegate.hw.task import Words
+from delegate.hw.task import Program, Words
 
 Kind = Literal["convolution", "depthwise", "element-wise", "pooling"]
 ATOM_BYTES = 16
@@ -49,6 +50,12 @@ class Board:
     start_cycles: int = 300  # of a task, before anything moves (timing.md §4)
     bandwidth: float = 20e9  # bytes a second of DRAM, all cores together: what is usable of 33.8e9 (timing.md §1)
     cores: int = 1  # that work at the same time
+    own_memory: bool = False  # each core has its own, and the host copies between them (S-203)
+    core_seconds: float = 0.0  # that a stage takes longer for each further core
+    # That the host shows to the NPU or itself in a second: 320 MB a worker in 127 ms of up to five workers
+    # (silicon-figures §5) are 2.5 to 12.6e9, whose middle this is.
+    sync_bytes: float = 5.6e9
+    copy_bytes: float = 13.4e9  # a second, by the host (silicon-figures §9)
 
     @property
     def core_bytes(self) -> float:
@@ -56,10 +63,13 @@ class Board:
         return min(self.port_bytes * self.clock_hz, self.bandwidth / self.cores)
 
 
-ROCKET = Board("rocket", 600e6, chains=False)
-"""Mainline's kernel at the clock of tuned boards; it boots at 200 MHz (silicon-figures §1, §10)."""
+ROCKET = Board("rocket", 600e6, chains=False, own_memory=True, core_seconds=10e-6)
+"""Mainline's kernel at the clock of tuned boards; it boots at 200 MHz (silicon-figures §1, §10).
+
+A further core is two more requests, SUBMIT and PREP_BO, of the thread that waits: 10 µs are assumed.
+"""
 RKNPU = Board("rknpu", 1000e6, chains=True)
-"""The vendor's kernel at the highest clock."""
+"""The vendor's kernel at the highest clock; one submit starts all cores and ends with the last of them (S-104)."""
 BOARDS: dict[Kernel, Board] = {"rocket": ROCKET, "rknpu": RKNPU}
 
 
@@ -234,6 +244,9 @@ class TimedJob:
     costs: tuple[Cost, ...]
     chains: tuple[range, ...]
     core: int = 0
+    stage: int = 0  # jobs of a stage run at the same time, after those of the stage before
+    cores: int | None = None  # that work in the stage and share DRAM; None: all of the board
+    host: float = 0.0  # seconds that the host copies between cores before the stage
 
 
 @dataclass(frozen=True)
@@ -250,19 +263,56 @@ class Slot:
 
 
 def schedule(jobs: Sequence[TimedJob], board: Board) -> list[Slot]:
-    """When each task runs: the jobs of a core in order, without a pause; ``board.cores`` of them share DRAM."""
+    """When each task runs: stage by stage; in a stage the jobs of a core in order, without a pause.
+
+    Where it is not said which jobs have a stage of their own, all have the same.
+    """
+    slots: list[Slot] = []
+    barrier = 0.0
+    numbered = sorted(enumerate(jobs), key=lambda item: item[1].stage)
+    for _, stage in itertools.groupby(numbered, key=lambda item: item[1].stage):
+        own = list(stage)
+        more = len({job.core for _, job in own}) - 1
+        begin = barrier + max(job.host for _, job in own)
+        slots += stage_slots(own, board, begin, begin + more * board.core_seconds)
+        barrier = max((slot.end for slot in slots), default=0.0)
+    return slots
+
+
+def sharing(job: TimedJob, board: Board) -> Board:
+    """The board as a job has it: with as many cores as work at the same time."""
+    return board if job.cores is None else replace(board, cores=job.cores)
+
+
+def exchanged(program: Program, stage: int) -> tuple[int, int]:
+    """(bytes that the host and the NPU are shown, bytes that the host copies) before a stage.
+
+    Whole buffers are shown (S-200): to the host those between which it copies, unless nothing has run yet; to the NPU
+    those that the host has copied to, unless nothing runs any more.
+    """
+    moves = [move for move in program.exchanges if move.stage == stage]
+    sides = {(move.buffer, core, False) for move in moves for core in (move.source, move.target) if stage > 0}
+    if stage < len(program.stages):
+        sides |= {(move.buffer, move.target, True) for move in moves}
+    shown = sum(program.buffers[buffer].size for buffer, _, _ in sides)
+    return shown, sum(move.stop - move.start for move in moves)
+
+
+def stage_slots(jobs: Sequence[tuple[int, TimedJob]], board: Board, begin: float, now: float) -> list[Slot]:
+    """The tasks of a stage, whose cores are waited for from ``begin`` on and get their first jobs at ``now``."""
     free: dict[int, float] = {}
     slots: list[Slot] = []
-    for number, job in enumerate(jobs):
-        now = free.get(job.core, 0.0)
+    for number, job in jobs:
+        first = free.get(job.core, begin)
+        ready = free.get(job.core, now)
         begins = {chain.start for chain in job.chains} if board.chains else set(range(len(job.costs)))
         for index, cost in enumerate(job.costs):
             wait: Wait = "job" if index == 0 else "interrupt" if index in begins else "chain"
-            start = now + wait_seconds(wait, board)
-            end = start + task_seconds(cost, board)
-            slots.append(Slot(number, index, job.core, now, wait, start, end))
-            now = end
-        free[job.core] = now
+            start = ready + wait_seconds(wait, board)
+            end = start + task_seconds(cost, sharing(job, board))
+            slots.append(Slot(number, index, job.core, first, wait, start, end))
+            first = ready = end
+        free[job.core] = ready
     return slots
 
 
@@ -274,3 +324,35 @@ def wait_seconds(wait: Wait, board: Board) -> float:
 def total_seconds(jobs: Sequence[TimedJob], board: Board) -> float:
     """From the first submit to the end of the last job."""
     return max((slot.end for slot in schedule(jobs, board)), default=0.0)
+
+
+@dataclass(frozen=True)
+class BoardClock:
+    """The times of a board as the compiler asks for them (delegate.cores.Clock)."""
+
+    board: Board
+
+    @property
+    def job(self) -> float:
+        return self.board.job_seconds
+
+    @property
+    def core(self) -> float:
+        return self.board.core_seconds
+
+    @property
+    def restart(self) -> float:
+        return self.board.task_seconds
+
+    @property
+    def step(self) -> float:
+        return self.board.chain_seconds if self.board.chains else self.board.task_seconds
+
+    def tasks(self, streams: Sequence[Words], cores: int) -> list[float]:
+        """Seconds of tasks that run behind each other on one of so many cores; raises SimulatorError."""
+        sharing = replace(self.board, cores=cores)
+        return [task_seconds(cost, sharing) for cost in task_costs(streams)]
+
+    def exchange(self, synchronized: int, copied: int) -> float:
+        """Seconds of the host for so many bytes."""
+        return synchronized / self.board.sync_bytes + copied / self.board.copy_bytes

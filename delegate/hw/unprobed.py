@@ -42,6 +42,18 @@ UNPROBED = (
         "no mechanism is known beyond the one that low_height asks about; the compiler always reads four rows",
     ),
     Unprobed(
+        "longest_chain",
+        "How many tasks may a chain have?",
+        "S-199 (sibling, captures)",
+        "nobody needs the 4096 tasks that would answer it: the compiler and the vendor's kernel stop at 4095",
+    ),
+    Unprobed(
+        "zero_multiplier",
+        "What does a multiplier of 0 for a channel do to its neighbours?",
+        "S-223 (RK3576)",
+        "nothing depends on it: the compiler writes none",
+    ),
+    Unprobed(
         "stale_word",
         "What is the stale word that the first task behind a chain with weight reuse once returned?",
         "S-172, C-12, F-35",

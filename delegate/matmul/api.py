@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -14,13 +15,13 @@ from delegate.errors import DeviceError, MatmulError
 from delegate.hw.device import Kernel, Memory
 from delegate.hw.emit.product import RESULTS, Form
 from delegate.hw.soc import RK3588
-from delegate.hw.task import Bytes
+from delegate.hw.task import MOST_CORES, Bytes
 from delegate.matmul.packing import USUAL_DEPTH, Matrix, Packing, pack, packing_of
 from delegate.matmul.plan import bucket, equal_ranges
 from delegate.matmul.program import Converter, CoreProgram, column_shares, compile_core
 from delegate.matmul.requantization import Requantization
 from delegate.matmul.run import Loaded, Share, Slot, free, load
-from delegate.options import MOST_CORES, SHORT_DEVICES
+from delegate.options import SHORT_DEVICES
 from delegate.runtime import shared_device
 
 Output = Literal["float32", "float16", "int32"] | Requantization
@@ -65,8 +66,9 @@ class Pending:
             self._error = error
 
     def __del__(self) -> None:
-        for slot, _ in self._runs:
-            self._product._abandon(slot)
+        if not sys.is_finalizing():  # no job ends any more then, and the process gives everything back
+            for slot, _ in self._runs:
+                self._product._abandon(slot)
 
 
 class Matmul:
@@ -157,11 +159,11 @@ class Matmul:
         """Puts B where the cores find it, and behind it what the output converter needs."""
         packing, run = self._packing, self._converter
         whole = range(packing.padded_columns)
-        for columns in column_shares(packing, self._cores) if self._split == "columns" else [whole] * self._cores:
+        shares = column_shares(packing, self._cores) if self._split == "columns" else [whole] * self._cores
+        for columns, space in zip(shares, self._device.spaces(len(shares)), strict=True):
             parts = [packed[piece] for piece in packing.slices(columns)]
             if self._requantization and run:
                 parts.append(self._requantization.operands(run, columns))
-            space = self._device.space()
             memory = self._allocate(sum(part.size for part in parts), space)
             self._shares.append(Share(columns, space, memory))
             at = 0
@@ -182,7 +184,7 @@ class Matmul:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_shares"):
+        if hasattr(self, "_shares") and not sys.is_finalizing():
             self.close()
 
     def __call__(self, a: Matrix, out: Matrix | None = None, copy: bool = True) -> Matrix:

@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from delegate import canary
 from delegate.errors import DeviceError, MatmulError
-from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory
-from delegate.hw.layout import align
+from delegate.hw.device import Device, DeviceJob, Memory
 from delegate.hw.soc import RK3588
-from delegate.hw.task import located
 from delegate.matmul.program import COMMANDS, A, B, C, CoreProgram, Piece
+from delegate.runtime import write_streams
 
 TIMEOUT = 60.0  # seconds; the kernel's own watchdog ends a job after half a second (S-195)
 ATOM = RK3588.atom_bytes
@@ -66,13 +65,8 @@ def load(device: Device, share: Share, core: CoreProgram, allocate: Callable[[in
             memories.append(share.b if index == B else allocate(buffer.size, share.space))
             if index != B:
                 undo.callback(device.free, memories[-1])
-        offset, streams = 0, []
-        commands = memories[COMMANDS]
-        for stream in located(program, [memory.address for memory in memories]):
-            commands.view[offset : offset + stream.nbytes] = stream.astype("<u8").view(np.uint8)
-            streams.append(DeviceTask(commands.address + offset, len(stream)))
-            offset += align(stream.nbytes, RK3588.stream_alignment)
-        device.flush(commands)
+        streams = write_streams(program, memories)
+        device.flush(memories[COMMANDS])
         undo.pop_all()
     tasks = iter(streams)
     jobs = tuple(

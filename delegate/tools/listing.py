@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from delegate.compile import compile_graph
 from delegate.errors import DelegateError
 from delegate.hw.soc import EVERY_FORM
 from delegate.hw.task import Bytes, Program, Words
+from delegate.hw.timing import exchanged
 from delegate.partition import taken
 from delegate.tflite import IDENTIFIER, read_model
 from delegate.tools import capture
@@ -71,6 +72,9 @@ class ListedJob:
     notes: tuple[str, ...]  # lines
     chains: tuple[int, ...]  # lengths, in tasks
     tasks: tuple[ListedTask, ...]
+    stage: int = 0
+    core: int = 0
+    exchanged: tuple[int, int] = (0, 0)  # bytes shown and copied by the host before the stage
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Listing:
     notes: tuple[str, ...]  # lines
     buffers: tuple[ListedBuffer, ...]
     jobs: tuple[ListedJob, ...]
+    gathered: tuple[int, int] = (0, 0)  # bytes shown and copied by the host behind the last stage
 
     @property
     def tasks(self) -> tuple[ListedTask, ...]:
@@ -148,7 +153,7 @@ def shift(job: ListedJob, buffers: int) -> ListedJob:
         )
         for task in job.tasks
     )
-    return ListedJob(job.notes, job.chains, tasks)
+    return replace(job, tasks=tasks)
 
 
 def digest(content: Bytes | None) -> str:
@@ -170,15 +175,29 @@ def from_program(program: Program, name: str) -> Listing:
             for index, task in enumerate(job.tasks)
         )
         first += len(tasks)
+        where = [f"stage {job.stage}, core {job.core}"] if len(program.jobs) > 1 else []
         job_notes = (
+            *where,
             "reads " + (", ".join(names[index] for index in job.reads) or "nothing"),
             "writes " + (", ".join(names[index] for index in job.writes) or "nothing"),
             "chains " + ", ".join(f"{chain.start}-{chain.stop - 1}" for chain in job.chains),
         )
-        jobs.append(ListedJob(job_notes, tuple(len(chain) for chain in job.chains), tasks))
-    notes = (f"chip {program.soc}", *port_notes(program))
+        lengths = tuple(len(chain) for chain in job.chains)
+        jobs.append(ListedJob(job_notes, lengths, tasks, job.stage, job.core, exchanged(program, job.stage)))
+    notes = (f"chip {program.soc}", *port_notes(program), *exchange_notes(program))
     buffers = tuple(ListedBuffer(b.name, b.role, b.size, digest(b.data)) for b in program.buffers)
-    return Listing(name, "program", notes, buffers, tuple(jobs))
+    return Listing(name, "program", notes, buffers, tuple(jobs), exchanged(program, len(program.stages)))
+
+
+def exchange_notes(program: Program) -> Iterator[str]:
+    """What the host copies between cores, a line for each stage and buffer."""
+    copied: dict[tuple[int, int, int, int], int] = {}
+    for move in program.exchanges:
+        key = (move.stage, move.buffer, move.source, move.target)
+        copied[key] = copied.get(key, 0) + move.stop - move.start
+    for (stage, buffer, source, target), size in copied.items():
+        when = f"before stage {stage}" if stage < len(program.stages) else "at the end"
+        yield f"{when} the host copies {size} bytes of {program.buffers[buffer].name} from core {source} to {target}"
 
 
 def layer_operations(program: Program) -> list[Operation]:

@@ -29,7 +29,7 @@ class Job:
     """A convolution that writes its bias, with buffers of its own."""
 
     def __init__(self, device: Device, bias: int, shift: int = 14) -> None:
-        space = device.space()
+        (space,) = device.spaces(1)
         self.buffers = {address: device.allocate(size, space) for address, size in SIZES.items()}
         self.buffers[BIAS].view.view(np.int32)[:] = bias
         stream = np.array(relocated(self.buffers, shift), np.uint64)

@@ -191,6 +191,12 @@ def test_a_given_file_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert not target.signals_pooling
 
 
+def test_pooling_tasks_of_a_narrow_ppu_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    FakeKernel(monkeypatch, "rknpu", tmp_path)
+    save(found("rknpu", pooling_width="no", pooling_interrupt="signalled"), default_path("rknpu"))
+    assert not target_of(Options(device="rknpu")).signals_pooling
+
+
 def test_the_simulator_proves_nothing_about_a_board(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     FakeKernel(monkeypatch, "rocket", tmp_path)
     path = tmp_path / "simulated.json"

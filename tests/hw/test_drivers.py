@@ -15,6 +15,7 @@ import tflite_writer
 from hw.fake_kernel import FINI_BO, MEM_SYNC, NPU_SUBMIT, PREP_BO, SUBMIT, FakeKernel
 
 import delegate
+from benchmarks import harness
 from delegate import runtime
 from delegate.canary import arm, last_atoms, patterns, untouched
 from delegate.errors import DelegateError
@@ -52,6 +53,16 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fixt
     for device in devices.values():
         device.close()
     assert not fake.files
+
+
+@pytest.fixture
+def npu_interpreter() -> Interpreters:
+    """On the simulator, or on the device that a test names."""
+
+    def make(content: bytes, **options: str) -> Any:
+        return harness.npu_interpreter(content, **{"device": "simulator", "cache_dir": "off", **options})
+
+    return make
 
 
 def run(interpreter: Any, data: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:

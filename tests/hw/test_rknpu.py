@@ -117,18 +117,39 @@ def test_ranges_of_several_cores(ranges: dict[int, range], mask: int, places: li
     assert sum(1 << core for core in ranges) == mask
 
 
-def test_three_cores_run_one_array(kernel: FakeKernel):
+@pytest.mark.parametrize(("cores", "mask", "first"), [(2, 3, 0), (3, 7, 2)])
+def test_jobs_of_a_call_are_one_submit(kernel: FakeKernel, cores: int, mask: int, first: int):
+    """A range of one task array for each core; three cores have theirs in the last places (S-104)."""
     device = Rknpu(3)
-    jobs = [Job(device, value) for value in (1, 2, 3)]
-    tasks = tuple(job.job.tasks[0] for job in jobs)
-    writes = tuple(job.job.writes[0] for job in jobs)
-    prepared = device._prepare(DeviceJob(tasks, (range(3),), (), writes), 0)
-    device._submit(prepared.array, {core: range(core, core + 1) for core in range(3)})
-    for memory in writes:
-        device._sync(device._own(memory), interface.FROM_DEVICE)
-    assert [job.output for job in jobs] == [[1], [2], [3]]
-    assert kernel.submits[-1][:3] == (0, 3, 7)
-    del prepared
+    jobs = [Job(device, value) for value in range(1, 1 + cores)]
+    device.wait(device.submit([job.job for job in jobs]), 10, [job.buffers[OUTPUT] for job in jobs])
+    assert [job.output for job in jobs] == [[1 + core] for core in range(cores)]
+    ((start, number, used, ranges),) = kernel.submits
+    assert (start, number, used) == (0, cores, mask)
+    assert ranges[first : first + cores] == [(core, 1) for core in range(cores)]
+    device.close()
+
+
+def test_chains_of_jobs_that_start_together_go_step_by_step(kernel: FakeKernel):
+    """The second chain of each job starts when the first chains of all have ended; a core without one is left out."""
+    device = Rknpu(3)
+    jobs = [Job(device, value) for value in range(1, 6)]
+    tasks = [job.job.tasks[0] for job in jobs]
+    writes = [job.job.writes[0] for job in jobs]
+    long = DeviceJob(tuple(tasks[:3]), (range(1), range(1, 3)), (), tuple(writes[:3]))
+    short = DeviceJob(tuple(tasks[3:]), (range(2),), (), tuple(writes[3:]))
+    assert [[list(tasks) for tasks in step] for step in device._prepare((long, short)).steps] == [
+        [[0], [3, 4]],
+        [[1, 2]],
+    ]
+    device.close()
+
+
+def test_more_jobs_than_cores_are_refused(kernel: FakeKernel):
+    device = Rknpu(2)
+    jobs = [Job(device, value) for value in range(3)]
+    with pytest.raises(DeviceError, match="3 jobs at the same time on 2 cores"):
+        device.submit([job.job for job in jobs])
     device.close()
 
 
@@ -165,7 +186,7 @@ def test_the_interrupt_is_that_of_the_last_block():
 
 def test_the_task_array_is_as_the_kernel_reads_it(kernel: FakeKernel, device: Rknpu):
     job = Job(device, 7)
-    prepared = device._prepare(job.job, 0)
+    prepared = device._prepare((job.job,))
     (task,) = job.job.tasks
     words = prepared.array.view.view("<u4").tolist()
     assert words == [0, 0, 0x1D, 0x300, 0x1FFFF, 0, task.count - 4, 0, task.address & 0xFFFFFFFF, 0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,6 +249,16 @@ def test_results_that_nobody_asks_for_take_no_memory() -> None:
     del forgotten
     gc.collect()
     assert len(device.memory.regions) == before - 4
+
+
+def test_a_process_ends_though_products_are_left_over() -> None:
+    """Cyclic garbage that is found when no thread runs any more must not be waited for."""
+    code = (
+        "import numpy as np; from delegate.matmul import Matmul\n"
+        "ring = []; product = Matmul(np.ones((64, 64), np.float16), device='simulator')\n"
+        "ring += [ring, product, product.submit(np.ones((4, 64), np.float16))]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=Path(__file__).resolve().parents[2])
 
 
 def test_an_error_is_raised_each_time_and_the_product_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,6 @@ from delegate.tools.accuracy.models import (
 from delegate.tools.accuracy.xnnpack import Peer
 
 EMBEDDED = harness.ROOT / "models" / "mobilenet_digits.tflite"
-OPTIONS = on_device()
 RNG = np.random.default_rng
 
 
@@ -56,7 +55,7 @@ def saved(model: Model, folder: Path, name: str = "model") -> Path:
 
 
 def measured(path: Path, request: Request | None = None, **options: str) -> ModelResult:
-    return measure(ModelFile(path), request or Request(), {**OPTIONS, **options}, lambda step: None)
+    return measure(ModelFile(path), request or Request(), on_device(**options), lambda step: None)
 
 
 def feature(builder: Builder, channels: int = 20, scale: float = 0.05) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chosen import on_device
+from chosen import DEVICE, on_device
 from layers import EVERY_FORM, feature
 
 from delegate.ir import AnyLayer, Convolution, Elementwise, Graph, Move, Node, Pixels, Pooling, Requantize, Tensor, View
@@ -164,6 +164,8 @@ CASES = {
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("case", CASES)
 def test_the_simulator_computes_what_the_model_does(case: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (case, DEVICE) == ("pooling", "rocket"):
+        pytest.skip("that kernel does not hear of the end of a PPU task (S-196)")
     a, b = images(feature(1, 6, 8, 24), batch), images(feature(2, 6, 8, 24), batch)
     found, output = CASES[case](a, b)
     if batch > 1 and (case in ("moves", "part") or len(found) > 1):

@@ -19,7 +19,9 @@ from delegate.errors import DelegateError, DeviceError
 from delegate.hw import capabilities
 from delegate.hw.capabilities import Capabilities, Result, load
 from delegate.hw.questions import PROBED, QUESTIONS, Question, forms_allowed
+from delegate.hw.sim.answers import FastFlying
 from delegate.hw.sim.device import Simulator
+from delegate.hw.sim.fast import FastConvolution
 from delegate.hw.sim.options import USUAL, Options, switched
 from delegate.hw.soc import FORMS
 from delegate.hw.unprobed import UNPROBED
@@ -55,6 +57,20 @@ def ask(name: str, options: Options) -> str | None:
 @pytest.mark.parametrize(("name", "candidate"), CANDIDATES)
 def test_a_switched_candidate_is_recognised(name: str, candidate: str, plain: bool) -> None:
     assert ask(name, replace(Options(plain=plain), **{name: candidate})) == candidate
+
+
+@pytest.mark.parametrize(
+    ("name", "fast"), [("norm_shift", True), ("table_path", True), ("operand_rounding", False), ("pad_after", True)]
+)
+def test_a_switch_slows_only_what_it_is_about(name: str, fast: bool) -> None:
+    """A user's board can be simulated at the speed of any other."""
+    device = Simulator(options=Options(operand_rounding="floor", interpolation="away", pad_after="0"))
+    with Rig(device) as rig:
+        PROBES[name]().ask(rig)
+    device.close()
+    passes = [decoded.run for decoded in device.machines[0]._decoded.values()]
+    assert passes
+    assert all(isinstance(one, (FastConvolution, FastFlying)) is fast for one in passes)
 
 
 def test_every_question_has_a_probe_and_a_switch_and_a_candidate_to_tell_apart() -> None:

@@ -22,13 +22,13 @@ from benchmarks.figures import FIGURES
 from benchmarks.products import FORMS, product
 from delegate.__main__ import app, main
 from delegate.errors import DelegateError
-from delegate.hw.timing import RKNPU, ROCKET, task_costs
+from delegate.hw.timing import RKNPU, ROCKET, Board, task_costs
 from delegate.ops import OPERATORS
 from delegate.tools.profile import page, perfetto
 from delegate.tools.profile.command import board_of
 from delegate.tools.profile.layers import PARTS, Profile, profile
 from delegate.tools.profile.table import COLUMNS, csv_text, notes
-from delegate.tools.profile.timeline import BLOCKS, TASKS, spans, traffic
+from delegate.tools.profile.timeline import BARRIER, BLOCKS, TASKS, spans, traffic
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "models" / "mobilenet_digits.tflite"
@@ -243,7 +243,9 @@ CAPTURES = ("ab-ppu_fp16_max_strided", "ab-ew_add_5", "rus-conv_fp16_dw-c96_12x1
 def test_the_command(tmp_path: Path) -> None:
     files = {name: tmp_path / f"out.{name}" for name in ("csv", "html", "perfetto")}
     arguments = [part for name, path in files.items() for part in (f"--{name}", str(path))]
-    ran = CliRunner().invoke(app, ["profile", str(EMBEDDED), "--clock", "200", "--cores", "2", *arguments])
+    ran = CliRunner().invoke(
+        app, ["profile", str(EMBEDDED), "--clock", "200", "--cores", "2", "--split", "never", *arguments]
+    )
     assert ran.exit_code == 0, ran.output
     assert "modelled, not measured" in ran.output
     assert "200 MHz" in ran.output
@@ -355,3 +357,41 @@ def test_the_calibration_s_help_has_examples(capsys: pytest.CaptureFixture[str])
         calibration.main(["--help"])
     assert ended.value.code == 0
     assert "examples:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("board", [ROCKET, RKNPU], ids=lambda board: board.name)
+def test_an_inference_over_three_cores(board: Board) -> None:
+    """It is as fast as it is said to be, its cores wait at barriers, and the gain is that against one core."""
+    found, one = profile(EMBEDDED, replace(board, cores=3), "always"), profile(EMBEDDED, board)
+    assert {slot.core for slot in found.slots} == {0, 1, 2}
+    assert found.one_core == one.seconds
+    assert [layer.one_core for layer in found.layers] == [layer.seconds for layer in one.layers]
+    busy = {core: sum(s.end - s.begin for s in spans(found) if (s.core, s.track) == (core, TASKS)) for core in range(3)}
+    assert list(busy.values()) == pytest.approx([found.seconds] * 3)
+    assert any(span.name == BARRIER for span in spans(found))
+    ends = [[slot.end for slot in found.slots if found.jobs[slot.job].stage == stage] for stage in (0, 1)]
+    begins = [slot.begin for slot in found.slots if found.jobs[slot.job].stage == 1]
+    assert max(ends[0]) <= min(begins)
+    gain = f"{one.seconds / found.seconds:.2f} times as fast as on one core"
+    assert any(gain in note for note in notes(found))
+    assert any("host copies" in note for note in notes(found)) == board.own_memory
+    rows = list(csv.DictReader(io.StringIO(csv_text(found))))
+    assert [float(row["one_core_seconds"]) for row in rows] == [layer.seconds for layer in one.layers]
+    assert "ms on one core" in page.html(found)
+
+
+def test_auto_never_makes_it_slower() -> None:
+    for board in (ROCKET, RKNPU, replace(ROCKET, sync_bytes=1e6), replace(RKNPU, job_seconds=1.0)):
+        one, three = profile(EMBEDDED, board), profile(EMBEDDED, replace(board, cores=3), "auto")
+        assert three.seconds <= one.seconds * (1 + 1e-9)
+    dear = profile(EMBEDDED, replace(RKNPU, cores=3, job_seconds=1.0, task_seconds=0.0), "auto")
+    assert {slot.core for slot in dear.slots} == {0}
+
+
+@pytest.mark.parametrize(("option", "value"), [("--split", "sometimes"), ("--chain", "long")])
+def test_unknown_choices_are_one_line(
+    option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["delegate", "profile", str(EMBEDDED), option, value])
+    with pytest.raises(SystemExit, match=f"error: {option[2:]} '{value}'"):
+        main()

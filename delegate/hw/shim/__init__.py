@@ -31,6 +31,8 @@ environment (options win):
   TEFLON_SHIM_TIME_SCALE  factor on the kernels' own time limits (the 500 ms of the watchdog)
   TEFLON_SHIM_LOG         file for a line a call
   TEFLON_SHIM_CACHES      1: CPU and NPU see each other's bytes only where they are synchronised
+  TEFLON_SHIM_STRICT      1: says once each what kernels and chip let pass in silence: buffers that no list has, that
+                          were not synchronised, or that a task runs out of; programs that may hang
   TEFLON_SHIM_CAPABILITIES  a capability file: the silicon behaves as that board's (python -m delegate probe)
   TEFLON_SHIM_QUIET       1: nothing on stderr about jobs that the simulator refuses
 """
@@ -117,13 +119,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--nodes", choices=CHOICES, help="which nodes there are")
     parser.add_argument("--log", metavar="FILE", help="file for a line a call")
+    parser.add_argument("--strict", action="store_const", const="1", help="say what kernels and chip let pass")
     parser.add_argument("--faults", metavar="RULES", help="faults to put in, or @FILE")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND…")
     given = parser.parse_args(arguments)
     command = given.command[1:] if given.command[:1] == ["--"] else given.command
     if not command:
         parser.error("a command is needed")
-    options = {"TEFLON_SHIM": given.nodes, "TEFLON_SHIM_LOG": given.log, "TEFLON_SHIM_FAULTS": given.faults}
+    options = {
+        "TEFLON_SHIM": given.nodes,
+        "TEFLON_SHIM_LOG": given.log,
+        "TEFLON_SHIM_STRICT": given.strict,
+        "TEFLON_SHIM_FAULTS": given.faults,
+    }
     try:
         run(command, {**os.environ, **{name: value for name, value in options.items() if value is not None}})
     except DelegateError as error:

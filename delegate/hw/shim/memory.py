@@ -153,6 +153,10 @@ class Domain:
         """Bytes of all buffers."""
         return sum(buffer.size for buffer in self._buffers.values())
 
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        return tuple(self._buffers.values())
+
     def view(self, address: int, size: int) -> Bytes:
         """Bytes at an I/O address; the caller knows that they are mapped."""
         memory = (ctypes.c_uint8 * size).from_address(self._base + address)

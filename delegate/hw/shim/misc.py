@@ -27,9 +27,9 @@ class RknpuMisc(Rknpu):
     can_map = False
 
     def __init__(
-        self, faults: Faults, scale: float, caches: bool, options: Options, say: Callable[[str], None]
+        self, faults: Faults, scale: float, caches: bool, options: Options, strict: bool, say: Callable[[str], None]
     ) -> None:
-        super().__init__(faults, scale, caches, options, say)
+        super().__init__(faults, scale, caches, options, strict, say)
         own = [ioctl for ioctl in self.ioctls.values() if ioctl.command & 0xF0 == 0x40]
         handlers = {"MEM_CREATE": self._create, "MEM_MAP": fails(errno.EINVAL), "MEM_DESTROY": self._destroy}
         self.ioctls = {

@@ -8,12 +8,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from delegate.errors import SimulatorError
 from delegate.hw.regs import CNA, CORE, DPU, PPU
 from delegate.hw.shim.faults import JobFault
 from delegate.hw.shim.memory import Domain
+from delegate.hw.shim.strict import Watch
 from delegate.hw.sim.machine import Decoded, Machine
 from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.options import Options
@@ -43,6 +44,7 @@ class Outcome:
     hang: str | None
     tasks: int  # done
     status: int  # of the last task, one bit a pair, as the kernel reads it
+    warnings: tuple[str, ...] = ()  # what the core has warned of since it was made
 
 
 def both_of_pairs(status: int) -> int:
@@ -61,20 +63,29 @@ class Core:
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def run(self, domain: Domain, chains: list[Chain], fault: JobFault, done: Callable[[Outcome], None]) -> None:
+    def run(
+        self,
+        domain: Domain,
+        chains: list[Chain],
+        fault: JobFault,
+        done: Callable[[Outcome], None],
+        watch: Watch | None = None,
+    ) -> None:
         """Runs chains one after the other as a job; ``done`` is called in the event loop's thread."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, daemon=True, name=f"npu core {self.index}")
             self._thread.start()
         space = domain.begin()
+        seen = space if watch is None else watch
 
         def finish(outcome: Outcome) -> None:
             domain.end()
             done(outcome)
 
         def work() -> None:
-            outcome = self._simulate(space, chains, fault)
-            self._machine.memory = AddressSpace()  # no view of a buffer outlives the run
+            outcome = self._simulate(seen, chains, fault)
+            outcome = replace(outcome, warnings=tuple(self._machine.warnings))
+            self._machine.memory, self._machine.observe = AddressSpace(), None  # no view of a buffer outlives the run
             self._post(lambda: finish(outcome))
 
         self._work.put(work)
@@ -125,6 +136,8 @@ class _Run:
         """Called before each task runs."""
         self.finish()
         self.machine.memory = _copy(self.space) if self._next == self.skipped else self.space
+        if isinstance(self.space, Watch):
+            self.space.observe(decoded)
         self.status = sum(STATUS_BITS[block] for block in STATUS_BITS if block in decoded.registers.groups)
         self._next += 1
         self._under_way = True

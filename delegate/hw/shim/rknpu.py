@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 from delegate.hw.shim.core import table
@@ -17,6 +15,8 @@ from delegate.hw.shim.drm import Call, Driver, File, Ioctl, failure
 from delegate.hw.shim.faults import Faults
 from delegate.hw.shim.memory import Buffer, Domain, Hole, top_down
 from delegate.hw.shim.npu import CORES, Chain, Core, Outcome
+from delegate.hw.shim.rknpu_jobs import Job, Object
+from delegate.hw.shim.strict import Strict, Watch
 from delegate.hw.shim.wire import Channel
 from delegate.hw.sim.memory import ADDRESS_LIMIT
 from delegate.hw.sim.options import Options
@@ -48,56 +48,6 @@ GET_IOMMU, SET_NICE, GET_DOMAIN, SET_DOMAIN = 18, 19, 24, 25
 SRAM = (22, 23)
 
 
-@dataclass(eq=False)
-class Object:
-    """What an obj_addr stands for."""
-
-    buffer: Buffer
-    flags: int
-    address: int  # the pretended kernel pointer
-
-
-@dataclass(eq=False)
-class Job:
-    """A submit: the task range of each of its cores."""
-
-    domain: Domain
-    tasks: Object
-    chains: dict[int, list[Chain]]  # by core
-    waiting: set[int]  # cores that have not come to it yet
-    left: set[int]  # cores that have not finished
-    changed: asyncio.Event = field(default_factory=asyncio.Event)  # done, hung or dropped
-    fence: int | None = None  # a pipe's end: the client's becomes readable when the job is done, or the server gone
-    started: int = 0  # ns
-    elapsed: int = 0  # ns
-    hung: bool = False
-    counter: int = 0  # tasks done when it hung
-    status: dict[int, int] = field(default_factory=dict)  # by core
-
-    @property
-    def done(self) -> bool:
-        return not self.left
-
-    def signal(self) -> None:
-        """The fence becomes readable."""
-        if self.fence is not None:
-            with contextlib.suppress(BrokenPipeError):  # nobody has it any more
-                os.write(self.fence, b"\0")
-            os.close(self.fence)
-            self.fence = None
-
-    def forget(self) -> None:
-        """A fence that will never be signalled: it stays open as long as the client has it."""
-        if self.fence is not None:
-            fence, self.fence, loop = self.fence, None, asyncio.get_running_loop()
-
-            def close() -> None:
-                loop.remove_reader(fence)
-                os.close(fence)
-
-            loop.add_reader(fence, close)
-
-
 class Rknpu(Driver):
     """See drm.Driver."""
 
@@ -105,9 +55,10 @@ class Rknpu(Driver):
     has_iommu = True
 
     def __init__(
-        self, faults: Faults, scale: float, caches: bool, options: Options, say: Callable[[str], None]
+        self, faults: Faults, scale: float, caches: bool, options: Options, strict: bool, say: Callable[[str], None]
     ) -> None:
         super().__init__()
+        self._strict = Strict(strict, lambda text: say(f"rknpu: {text}"), "MEM_SYNC")
         self.faults, self.scale, self.caches, self.say = faults, scale, caches, say
         post = asyncio.get_running_loop().call_soon_threadsafe
         self._cores = tuple(Core(index, post, options) for index in range(CORES))
@@ -214,8 +165,10 @@ class Rknpu(Driver):
         part = slice(offset, offset + size)
         if directions & TO_DEVICE:
             item.buffer.to_device(part)
+            self._strict.show([item.buffer])
         if directions & FROM_DEVICE:
             item.buffer.from_device(part)
+            self._strict.fetched(item.buffer)
         return 0
 
     def _syncs(self, flags: int) -> bool:
@@ -310,14 +263,19 @@ class Rknpu(Driver):
             job.started = time.monotonic_ns()
             fault = self.faults.job()
             for each, chains in job.chains.items():
-                self._cores[each].run(job.domain, chains, fault, partial(self._ended, job, each))
+                watch = self._strict.watch(job.domain, self._is_coherent)
+                self._cores[each].run(job.domain, chains, fault, partial(self._ended, job, each, watch), watch)
 
-    def _ended(self, job: Job, core: int, outcome: Outcome) -> None:
+    def _is_coherent(self, buffer: Buffer) -> bool:
+        return not any(item.flags & CACHEABLE for item in self._objects.values() if item.buffer is buffer)
+
+    def _ended(self, job: Job, core: int, watch: Watch | None, outcome: Outcome) -> None:
+        self._strict.judge(watch, outcome.warnings)
         job.status[core] = outcome.status
         if job is not self._current[core]:
             return  # a reset came first
         if outcome.hang is not None:
-            self.say(f"rknpu: core {core}: a job never ends: {outcome.hang}")
+            self.say(f"rknpu: core {core}: a job never ends: {self._strict.explain(outcome.hang)}")
             job.hung, job.counter = True, outcome.tasks
             for other in (job, *self._todo[core]):
                 other.changed.set()

@@ -15,6 +15,7 @@ from delegate.hw.shim.drm import Call, Driver, File, Ioctl, failure
 from delegate.hw.shim.faults import Faults
 from delegate.hw.shim.memory import Buffer, Domain, bottom_up
 from delegate.hw.shim.npu import CORES, Chain, Core, Outcome
+from delegate.hw.shim.strict import Strict
 from delegate.hw.sim.memory import ADDRESS_LIMIT
 from delegate.hw.sim.options import Options
 
@@ -39,6 +40,9 @@ class Job:
     chains: list[Chain]
     after: list[asyncio.Event]
     number: int
+    reads: list[Buffer]
+    writes: list[Buffer]
+    pending: set[Buffer]  # what other jobs were to write when this one was queued
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -65,9 +69,10 @@ class Rocket(Driver):
     name, description, date, version, unique = "rocket", "rocket DRM", "0", (0, 0, 0), "rknn"
 
     def __init__(
-        self, faults: Faults, scale: float, caches: bool, options: Options, say: Callable[[str], None]
+        self, faults: Faults, scale: float, caches: bool, options: Options, strict: bool, say: Callable[[str], None]
     ) -> None:
         super().__init__()
+        self._strict = Strict(strict, lambda text: say(f"rocket: {text}"), "FINI_BO")
         self.faults, self.scale, self.caches, self.say = faults, scale, caches, say
         self._writers: dict[Buffer, asyncio.Event] = {}  # fences of the jobs that write buffers
         post = asyncio.get_running_loop().call_soon_threadsafe
@@ -105,8 +110,8 @@ class Rocket(Driver):
 
     async def _create(self, file: File, call: Call) -> int:
         size = call.read(CREATE)[0]
-        if size == 0:
-            raise failure(errno.EINVAL)
+        if size == 0:  # nothing checks it before drm_vma_offset_add asks drm_mm for a range of no pages
+            raise failure(errno.ENOSPC)
         buffer = file.state.domain.create(size, bottom_up, self.faults.address_limit(ADDRESS_LIMIT), self.caches)
         handle, offset = file.add(buffer)
         call.write(CREATE, 0, size, handle, buffer.address, offset)
@@ -131,12 +136,15 @@ class Rocket(Driver):
         finally:
             if buffer in file.handles.values():
                 buffer.from_device()
+                self._strict.fetched(buffer)
 
     async def _fini(self, file: File, call: Call) -> int:
         handle, reserved = call.read(FINI)
         if reserved:
             raise failure(errno.EINVAL)
-        file.lookup(handle).to_device()
+        buffer = file.lookup(handle)
+        buffer.to_device()
+        self._strict.show([buffer])
         return 0
 
     async def _submit(self, file: File, call: Call) -> int:
@@ -185,7 +193,8 @@ class Rocket(Driver):
             for index, (address, words) in enumerate(tasks)
         ]
         after = [self._writers[buffer] for buffer in buffers if buffer in self._writers]
-        job = Job(file, chains, after, self._submitted)
+        pending = {buffer for buffer, fence in self._writers.items() if not fence.is_set()}
+        job = Job(file, chains, after, self._submitted, reads, writes, pending)
         for buffer in writes:
             self._writers[buffer] = job.done
         queue.jobs.append(job)
@@ -199,15 +208,19 @@ class Rocket(Driver):
 
     def _start(self, queue: Queue, core: Core) -> None:
         job = queue.running = queue.jobs.popleft()
+        watch = self._strict.watch(queue.domain, lambda buffer: False)
 
         def ended(outcome: Outcome) -> None:
+            self._strict.judge(watch, outcome.warnings)
+            self._strict.judge_lists(watch, job.reads, job.writes, job.pending)
             if outcome.hang is None:
                 self._end(queue, core)
                 return
-            self.say(f"rocket: core {core.index}: job {job.number} ends by the watchdog: {outcome.hang}")
+            reason = self._strict.explain(outcome.hang)
+            self.say(f"rocket: core {core.index}: job {job.number} ends by the watchdog: {reason}")
             asyncio.get_running_loop().call_later(WATCHDOG * self.scale, self._expire, queue, core)
 
-        core.run(queue.domain, job.chains, self.faults.job(), ended)
+        core.run(queue.domain, job.chains, self.faults.job(), ended, watch)
 
     def _expire(self, queue: Queue, core: Core) -> None:
         """The watchdog resets the core; the fence tells nothing of it (S-195)."""

@@ -36,6 +36,7 @@ class Settings:
     scale: float = 1.0  # of the kernels' own time limits
     log: str = ""  # a file
     quiet: bool = False  # nothing on stderr
+    strict: bool = False  # strict.py
     caches: bool = False  # the CPU sees what the NPU wrote, and the NPU what the CPU wrote, only when synchronised
     options: Options = USUAL  # the silicon of the board of a capability file
 
@@ -48,6 +49,7 @@ def settings(environment: Mapping[str, str]) -> Settings:
         float(environment.get("TEFLON_SHIM_TIME_SCALE") or 1),
         environment.get("TEFLON_SHIM_LOG", ""),
         environment.get("TEFLON_SHIM_QUIET", "") not in ("", "0"),
+        environment.get("TEFLON_SHIM_STRICT", "") not in ("", "0"),
         environment.get("TEFLON_SHIM_CACHES", "") not in ("", "0"),
         switched(load(Path(board)).verdicts) if board else USUAL,
     )
@@ -74,9 +76,11 @@ class Server:
         self._log = open(given.log, "a", buffering=1) if given.log else None  # noqa: SIM115
         self._loop = asyncio.get_running_loop()
         makers: dict[str, Callable[[], Driver]] = {
-            "rocket": lambda: Rocket(self.faults, given.scale, given.caches, given.options, self.say),
-            "rknpu": lambda: Rknpu(self.faults, given.scale, given.caches, given.options, self.say),
-            "rknpu-misc": lambda: RknpuMisc(self.faults, given.scale, given.caches, given.options, self.say),
+            "rocket": lambda: Rocket(self.faults, given.scale, given.caches, given.options, given.strict, self.say),
+            "rknpu": lambda: Rknpu(self.faults, given.scale, given.caches, given.options, given.strict, self.say),
+            "rknpu-misc": lambda: RknpuMisc(
+                self.faults, given.scale, given.caches, given.options, given.strict, self.say
+            ),
         }
         self._drivers = {name: make() for name, make in makers.items()}
         self._files: set[File] = set()

@@ -80,9 +80,9 @@ class Simulator:
         """What silicon tolerates but programs should not do, with how often it was met."""
         return {text: count for machine in self.machines for text, count in machine.warnings.items()}
 
-    def space(self) -> int:
+    def spaces(self, count: int) -> tuple[int, ...]:
         """All cores see one address space."""
-        return 0
+        return (0,) * count
 
     def allocate(self, size: int, space: int = 0) -> Memory:
         """Memory of ``size`` bytes, zeroed, at the lowest free address; raises DeviceError when there is none left."""
@@ -128,7 +128,7 @@ class Simulator:
             check_job(job, index)
         with self._lock:
             self._check_open()
-            queued = tuple(self._enqueue(job) for job in jobs)
+            queued = self._enqueue_all(jobs)
             while len(self._workers) < min(len(self.machines), len(self._queue)):
                 machine = self.machines[len(self._workers)]
                 worker = threading.Thread(target=self._work, args=(machine,), daemon=True, name="npu core")
@@ -137,14 +137,25 @@ class Simulator:
             self._lock.notify_all()
         return Ticket(queued)
 
-    def _enqueue(self, job: DeviceJob) -> _Queued:
-        """Adds a job with its fences: readers wait for writers, writers for everybody (uapi.md A.2)."""
+    def _enqueue_all(self, jobs: Sequence[DeviceJob]) -> tuple[_Queued, ...]:
+        """Adds jobs; those of the vendor's submit have no fences among each other."""
+        queued: list[_Queued] = []
+        for job in jobs:
+            queued.append(self._enqueue(job, queued if self.kernel == "rknpu" else ()))
+        return tuple(queued)
+
+    def _enqueue(self, job: DeviceJob, together: Sequence[_Queued]) -> _Queued:
+        """Adds a job with its fences: readers wait for writers, writers for everybody (uapi.md A.2).
+
+        ``together``: jobs that start with it, for which it does not wait.
+        """
         after: list[_Queued] = []
         for memory in job.reads:
             after += [other for other, writes in self._fences.get(memory.address, ()) if writes]
         for memory in job.writes:
             after += [other for other, _ in self._fences.get(memory.address, ())]
-        queued = _Queued(job, tuple(other for other in dict.fromkeys(after) if not other.done.is_set()))
+        waits = (other for other in dict.fromkeys(after) if other not in together and not other.done.is_set())
+        queued = _Queued(job, tuple(waits))
         for memories, writes in ((job.reads, False), (job.writes, True)):
             for memory in memories:
                 users = [use for use in self._fences.get(memory.address, []) if not use[0].done.is_set()]

@@ -165,7 +165,8 @@ own name. GOP/s count two operations for each of the M·K·N products. Modelled 
 the board that is named, without the host's copies of A and C and its additions of parts of K; docs/timing.md says what
 the model is worth. Published figures were measured by others with programs of their own, `RKNN` with the vendor's
 library; beside them stands the model's time of *our* program of the same product, and the ratio of the two times: above
-1 ours is expected to be slower. docs/timing.md compares the model with *their* programs.
+1 ours is expected to be slower. docs/timing.md compares the model with *their* programs, and has the figures of int4,
+of jobs of separate tasks and of the pitch of rows.
 """
 
 

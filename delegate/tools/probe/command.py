@@ -92,9 +92,13 @@ def recovers(device: Device) -> bool:
 
 
 def ask(name: str, device: Device) -> Finding:
-    """The answer to a question; raises DeviceError if the device is gone."""
+    """The answer to a question, asked again if a job was not done: mainline drops some silently (S-208c).
+
+    Raises DeviceError if the device is gone.
+    """
     with Rig(device) as rig:
-        return PROBES[name]().ask(rig)
+        finding = PROBES[name]().ask(rig)
+        return PROBES[name]().ask(rig) if None in finding.observed else finding
 
 
 def probe(request: Request, console: Console, keep: Callable[[Capabilities], object]) -> Capabilities:
@@ -118,8 +122,8 @@ def probe(request: Request, console: Console, keep: Callable[[Capabilities], obj
             finding = ask_question(question, request, device)
             results[question.name] = Result(finding.verdict, finding.observed, finding.note)
             found = replace(found, results=dict(results))
-            if question.risky and not recovers(device):
-                console.print(f"after {question.name} the NPU computes no convolution: restart the board")
+            if (question.risky or None in finding.observed) and not recovers(device):
+                console.print(f"after {question.name} the NPU computes no convolution any more: restart the board")
                 break
     return found
 

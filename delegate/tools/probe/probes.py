@@ -30,7 +30,6 @@ PROBES: Mapping[str, Callable[[], Probe]] = {
     "flying_width": bytewise.flying_width,
     "operand_conversion": bytewise.operand_conversion,
     "channel_operand": bytewise.channel_operand,
-    "gain_operand": bytewise.gain_operand,
     "operand_register": bytewise.operand_register,
     "table_path": bytewise.table_path,
     "interpolation": bytewise.interpolation,
@@ -50,6 +49,7 @@ PROBES: Mapping[str, Callable[[], Probe]] = {
     "pooling_width": control.pooling_width,
     "average_rounding": control.average_rounding,
     "average_overflow": control.average_overflow,
+    "gain_operand": bytewise.gain_operand,
     "part_of_group": places.part_of_group,
     "sync_word": places.sync_word,
 }

@@ -75,7 +75,7 @@ class Rig:
     def __enter__(self) -> Rig:
         """Raises DeviceError when there is no memory left."""
         with ExitStack() as undo:
-            space = self.device.space()
+            (space,) = self.device.spaces(1)
             self._memories = []
             for _ in range(STREAMS + 1):
                 memory = self.device.allocate(BUFFER_BYTES, space)

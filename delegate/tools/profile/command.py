@@ -11,6 +11,7 @@ from rich.console import Console
 from delegate.errors import DelegateError
 from delegate.hw.device import KERNELS, Kernel
 from delegate.hw.timing import BOARDS, Board
+from delegate.options import CHAIN, SPLIT
 from delegate.tools.profile import page, perfetto
 from delegate.tools.profile.layers import Profile, profile
 from delegate.tools.profile.table import csv_text, print_table
@@ -41,10 +42,13 @@ def board_of(kernel: str, clock: float | None, bandwidth: float | None, cores: i
     return board if bandwidth is None else replace(board, bandwidth=1e9 * bandwidth)
 
 
-def run_profile(path: Path, board: Board, outputs: Outputs) -> None:
+def run_profile(path: Path, board: Board, split: str, chain: str, outputs: Outputs) -> None:
     """Prints the table of a model, program or capture and writes the files; raises DelegateError."""
+    for option, value, values in (("split", split, SPLIT), ("chain", chain, CHAIN)):
+        if value not in values:
+            raise DelegateError(f"{option} {value!r}: {', '.join(values)}")
     with Console(stderr=True).status(f"reading {path}"):
-        found = profile(path, board)
+        found = profile(path, board, split, chain == "full")
     print_table(found)
     for target, text in outputs.writers.items():
         try:

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from delegate.hw.timing import Slot
 from delegate.tools.profile.layers import PARTS, Profile
-from delegate.tools.profile.table import HEADINGS, MODELLED, cells, notes
-from delegate.tools.profile.timeline import BLOCKS, TASKS, Span, spans, traffic
+from delegate.tools.profile.table import MODELLED, cells, headings, notes
+from delegate.tools.profile.timeline import BARRIER, BLOCKS, TASKS, spans, traffic, waits
 
 COLOURS = {
     "task overhead": "#c9c9c9",
@@ -32,7 +32,7 @@ BLOCK_COLOURS = {
 }
 WIDTH, LABEL = 1200, 260  # of drawings and of the text at their left, in the units of their view
 BAR, ROW = 14, 18
-WAIT, TASK = COLOURS["task overhead"], "#5a9367"
+WAIT, TASK, STOP = COLOURS["task overhead"], "#5a9367", "#e4a5a5"
 
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222; background: #fff; }
@@ -95,7 +95,11 @@ def key(colours: dict[str, str]) -> str:
 
 
 def table(profile: Profile) -> Iterator[str]:
-    yield "<table><thead><tr>" + "".join(f"<th>{escape(heading)}</th>" for heading in HEADINGS) + "</tr></thead><tbody>"
+    yield (
+        "<table><thead><tr>"
+        + "".join(f"<th>{escape(heading)}</th>" for heading in headings(profile))
+        + "</tr></thead><tbody>"
+    )
     for index, layer in enumerate(profile.layers):
         yield "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells(index, layer)) + "</tr>"
     yield "</tbody></table>"
@@ -135,17 +139,13 @@ def timeline(profile: Profile) -> Iterator[str]:
     yield f'<p class="note">Rows from the top: {escape(names)}, DRAM.</p>'
     yield f'<svg id="timeline" viewBox="0 0 {WIDTH} {height}" preserveAspectRatio="none" height="{height}">'
     for span in every:
-        colour = (WAIT if waits(span) else TASK) if span.track == TASKS else BLOCK_COLOURS[span.track]
+        own = STOP if span.name == BARRIER else WAIT if waits(span) else TASK
+        colour = own if span.track == TASKS else BLOCK_COLOURS[span.track]
         hint = f"{span.name}: {1e6 * span.begin:.1f} to {1e6 * span.end:.1f} µs, {described(profile, span.slot)}"
         y = ROW * rows[span.core, span.track] + 2
         yield rectangle(span.begin * scale, y, (span.end - span.begin) * scale, BAR, colour, hint)
     yield from dram(profile, scale, height)
     yield "</svg>"
-
-
-def waits(span: Span) -> bool:
-    """Whether a span of the tasks' track is what goes before the task."""
-    return span.end <= span.slot.start
 
 
 def described(profile: Profile, slot: Slot) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from delegate.tools.profile.layers import Profile
-from delegate.tools.profile.timeline import BLOCKS, TASKS, Span, spans, traffic
+from delegate.tools.profile.timeline import BLOCKS, TASKS, Span, spans, traffic, waits
 
 MICROSECOND = 1e6  # the format's unit
 DRAM = 0  # process of the counter; cores follow
@@ -49,7 +49,7 @@ def event(profile: Profile, span: Span) -> dict[str, Any]:
     return {
         "ph": "X",
         "name": span.name,
-        "cat": "wait" if span.end == span.slot.start and span.track == TASKS else cost.kind,
+        "cat": "wait" if span.track == TASKS and waits(span) else cost.kind,
         "pid": span.core + 1,
         "tid": TRACKS.index(span.track),
         "ts": span.begin * MICROSECOND,

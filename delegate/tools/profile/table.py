@@ -31,6 +31,7 @@ HEADINGS = (
     "bound by",
     "share",
 )
+GAIN_HEADINGS = ("ms on one core", "gain")  # of an inference that is spread over cores
 KINDS_OF_BYTES = tuple(field.name for field in fields(Bytes))
 COLUMNS = (
     "layer",
@@ -45,11 +46,17 @@ COLUMNS = (
     "overhead_seconds",
     "bound_by",
     "share",
+    "one_core_seconds",
 )
 
 
+def headings(profile: Profile) -> tuple[str, ...]:
+    return HEADINGS if profile.one_core is None else (*HEADINGS, *GAIN_HEADINGS)
+
+
 def cells(index: int, layer: LayerTime) -> tuple[str, ...]:
-    """A row of the table, in the order of HEADINGS."""
+    """A row of the table, in the order of headings()."""
+    gains = () if layer.one_core is None else (f"{1e3 * layer.one_core:.3f}", f"{layer.one_core / layer.seconds:.2f}")
     return (
         str(index),
         layer.title,
@@ -62,21 +69,32 @@ def cells(index: int, layer: LayerTime) -> tuple[str, ...]:
         f"{1e3 * layer.overhead:.3f}",
         layer.bound,
         f"{100 * layer.share:.1f} %",
+        *gains,
     )
 
 
 def notes(profile: Profile) -> Iterator[str]:
     """What the table does not hold, a line each."""
     board = profile.board
-    one = [slot for slot in profile.slots if slot.core == 0]
+    spread = profile.one_core is not None
+    one = [slot for slot in profile.slots if spread or slot.core == 0]
     costs = [profile.cost(slot) for slot in one]
-    overhead = sum(slot.start - slot.begin for slot in one)
+    overhead = sum(layer.overhead for layer in profile.layers)
     yield (
         f"an inference: {1e3 * profile.seconds:.3f} ms, of which {1e3 * overhead:.3f} ms task overhead; "
         f"{len(one)} tasks, {sum(cost.products for cost in costs):,} MAC and PPU cycles, "
         f"{sum(cost.bytes.total for cost in costs) / 1e6:.2f} MB"
     )
-    if board.cores > 1 and profile.seconds:
+    if profile.one_core is not None:
+        stages = len({job.stage for job in profile.jobs})
+        yield (
+            f"spread over {len({slot.core for slot in profile.slots})} of {board.cores} cores in {stages} stages: "
+            f"{profile.one_core / profile.seconds:.2f} times as fast as on one core ({1e3 * profile.one_core:.3f} ms)"
+        )
+        if board.own_memory:
+            copying = profile.gathering + sum({job.stage: job.host for job in profile.jobs}.values())
+            yield f"the host copies between the cores' memories for {1e3 * copying:.3f} ms of it"
+    elif board.cores > 1 and profile.seconds:
         yield f"{board.cores} cores, an inference on each: {board.cores / profile.seconds:.1f} a second"
     start = "chains of tasks" if board.chains else "each task by itself"
     yield (
@@ -92,7 +110,7 @@ def print_table(profile: Profile) -> None:
     """For a terminal; wide where it is read by something else."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     table = Table(title=escape(f"{profile.name}: {MODELLED}"), title_justify="left", box=SIMPLE_HEAD)
-    for heading in HEADINGS:
+    for heading in headings(profile):
         text = heading in ("layer", "blocks", "bound by")
         table.add_column(heading, justify="left" if text else "right", no_wrap=not text, overflow="fold")
     for index, layer in enumerate(profile.layers):
@@ -122,6 +140,7 @@ def csv_text(profile: Profile) -> str:
                 layer.overhead,
                 layer.bound,
                 layer.share,
+                layer.one_core,
             )
         )
     return buffer.getvalue()

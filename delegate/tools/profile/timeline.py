@@ -12,6 +12,7 @@ from delegate.hw.timing import Board, Cost, Slot, task_cycles
 from delegate.tools.profile.layers import Profile
 
 TASKS = "tasks"
+BARRIER = "wait: barrier"
 BLOCKS = ("PC", "CNA", "CORE", "DPU_RDMA", "DPU", "PPU_RDMA", "PPU")
 
 
@@ -34,8 +35,26 @@ def spans(profile: Profile) -> Iterator[Span]:
             yield Span(slot.core, TASKS, f"wait: {slot.wait}", slot.begin, slot.start, slot)
         title = profile.title(slot)
         yield Span(slot.core, TASKS, title, slot.start, slot.end, slot)
-        for block, begin, end in blocks(profile.cost(slot), profile.board, slot):
+        for block, begin, end in blocks(profile.cost(slot), profile.boards[slot.job], slot):
             yield Span(slot.core, block, title, begin, end, slot)
+    yield from barriers(profile)
+
+
+def waits(span: Span) -> bool:
+    """Whether a span of the tasks' track is what goes before the task, or a barrier."""
+    return span.name == BARRIER or span.end <= span.slot.start
+
+
+def barriers(profile: Profile) -> Iterator[Span]:
+    """Where a core waits for others, or for the host that copies between cores."""
+    for core in range(profile.board.cores):
+        now = 0.0
+        for slot in sorted((slot for slot in profile.slots if slot.core == core), key=lambda slot: slot.begin):
+            if slot.begin > now:
+                yield Span(core, TASKS, BARRIER, now, slot.begin, slot)
+            now = slot.end
+        if now < profile.seconds and profile.slots:
+            yield Span(core, TASKS, BARRIER, now, profile.seconds, profile.slots[-1])
 
 
 def blocks(cost: Cost, board: Board, slot: Slot) -> Iterator[tuple[str, float, float]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from chosen import OUTSIDE
 from hw.shim.program_file import write_program
 
 from delegate.hw.shim import start
@@ -76,7 +77,7 @@ def stand_in(tmp_path: Path) -> Iterator[Callable[..., StandIn]]:
         rules.write_text(faults)
         log = tmp_path / f"log{len(anchors)}"
         given = {
-            **os.environ,
+            **OUTSIDE,
             "PYTHONPATH": str(HERE),
             "TEFLON_SHIM_LOG": str(log),
             "TEFLON_SHIM_FAULTS": f"@{rules}",

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from chosen import OUTSIDE
 
 HERE = Path(__file__).resolve().parent
 
@@ -41,8 +42,9 @@ def test_uevents_say_what_udev_and_libdrm_read(stand_in):
 def test_only_the_chosen_node_is_there_and_the_rest_of_the_machine_is_as_it_was(stand_in):
     server = stand_in(TEFLON_SHIM="rocket")
     server.run(["ls", "/dev/dri/card1"], status=2)
-    plain = subprocess.run(["ls", "/dev", "/sys/class"], capture_output=True, text=True, check=True).stdout.split()
-    seen = server.run(["ls", "/dev", "/sys/class"]).stdout.split()
+    command = ["ls", "/dev", "/sys/class"]
+    plain = subprocess.run(command, env=OUTSIDE, capture_output=True, text=True, check=True).stdout.split()
+    seen = server.run(command).stdout.split()
     assert set(seen) - set(plain) == {"accel"} and set(plain) <= set(seen)
     assert server.run(["cat", "/etc/hostname"]).stdout == Path("/etc/hostname").read_text()
 

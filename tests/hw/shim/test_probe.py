@@ -49,7 +49,6 @@ def test_other_silicon_is_recognised(stand_in, driver: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("fault", "verdict", "said"),
     [
-        ("", "not needed", ""),
         ("job:2=hang", "needed", ""),  # the first is the convolution that shows that the NPU works
         ("job:after=1=hang", "needed", "restart the board"),
     ],
@@ -60,6 +59,23 @@ def test_a_core_that_hangs_is_an_answer(stand_in, driver: str, fault: str, verdi
     result = server.run([*PROBE, driver, "--only", "sync_word", "--risky", "-o", str(path)])
     assert load(path).verdicts == {"sync_word": verdict}
     assert (said in result.stderr) if said else ("restart" not in result.stderr)
+
+
+@DRIVERS
+@pytest.mark.parametrize(
+    ("fault", "verdicts"),
+    [
+        ("job:2=hang", {"norm_shift": "even", "norm_order": "multiply first"}),  # asked again
+        ("job:after=1=hang", {"norm_shift": None}),  # nothing more is asked of a core that stays stuck
+    ],
+)
+def test_a_job_that_is_lost_is_asked_again(
+    stand_in, driver: str, fault: str, verdicts: dict[str, str | None], tmp_path: Path
+):
+    path = tmp_path / "found.json"
+    result = stand_in(fault).run([*PROBE, driver, "--only", "norm_shift", "--only", "norm_order", "-o", str(path)])
+    assert load(path).verdicts == verdicts
+    assert ("restart the board" in result.stderr) == (None in verdicts.values())
 
 
 @DRIVERS

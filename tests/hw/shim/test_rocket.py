@@ -55,7 +55,7 @@ def test_errors_of_arguments(stand_in):
     stand_in().script("""
 node = Rocket()
 bo = node.create(4096)
-assert node.error(CREATE_BO, "IIQQ", 0, 0, 0, 0) == "EINVAL"
+assert node.error(CREATE_BO, "IIQQ", 0, 0, 0, 0) == "ENOSPC", "a range of no pages"
 assert node.error(PREP_BO, "IIq", 9, 0, 0) == "ENOENT"
 assert node.error(PREP_BO, "IIq", bo.handle, 1, 0) == "EINVAL"
 assert node.error(FINI_BO, "II", 9, 0) == "ENOENT"
