@@ -1,5 +1,7 @@
 # make            builds libteflon.so (and .venv, which everything runs in)
 # make classify   classifies a picture with the embedded model on the simulator
+# make llama      tells a story with the embedded language model
+# make rwkv       a story by a small RWKV
 # make test       all tests          make check   ruff, mypy, import rules
 #                 DEVICE=rocket or DEVICE=rknpu: through that driver, on the stand-in
 # make bench      measurements       make clean   removes what was built, and .venv
@@ -16,13 +18,19 @@ SOURCES := $(addprefix delegate/,loader.c embed.c tflite_c_api.h bootstrap.py bu
 CANDIDATES := $(PYTHON3) python3.11 python3 python3.12 python3.13 python3.14
 IS_GOOD := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: all classify test check bench wheels clients clean
+.PHONY: all classify llama rwkv test check bench wheels clients clean
 .DELETE_ON_ERROR:
 
 all: delegate/libteflon.so
 
 classify: delegate/libteflon.so
 	$(PYTHON) classification.py $(ARGUMENTS)
+
+llama: delegate/libteflon.so
+	$(PYTHON) examples/llama/run.py $(ARGUMENTS)
+
+rwkv: delegate/libteflon.so
+	$(PYTHON) examples/rwkv/run.py --cores 2 $(ARGUMENTS)
 
 test: delegate/libteflon.so $(VENV)/.installed-test
 	$(STAND_IN) $(PYTHON) -m pytest -n auto --device $(DEVICE) $(ARGUMENTS)

@@ -346,6 +346,84 @@ def accuracy(
 
 
 @app.command()
+def convert_weights(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="IN", help="llama2.c (.bin, versions 0 to 2), .safetensors or a folder of them, .gguf"),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="file of packed weights to write")],
+    force: Annotated[bool, typer.Option("--force", help="replace OUT if it exists")] = False,
+) -> None:
+    """Packs the weights of a language model for the NPU, as a file that programs map instead of reading it.
+
+    Matrices become fp16 in the NPU's layout, int8 and Q8_0 ones too; those that take the same vector become one. An
+    interrupted conversion goes on where it was. Wrong input is one line, and leaves no file.
+
+    Examples:
+
+    python -m delegate convert-weights stories15M.bin stories15M.npu
+
+    python -m delegate convert-weights TinyLlama-1.1B/ llama.npu --force
+    """
+    from delegate.tools.weights import convert_weights
+
+    convert_weights(checkpoint, output, force)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="a file of packed weights, or a checkpoint")],
+    verify: Annotated[bool, typer.Option("--verify", help="compare all weights with their checksums")] = False,
+    json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Prints what a file of packed weights (convert-weights), or a checkpoint, holds; status 1 if it is damaged.
+
+    Example: python -m delegate inspect stories15M.npu --verify
+    """
+    from delegate.tools.weights import inspect
+
+    if not inspect(file, verify, json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def split_onnx(
+    model: Annotated[Path, typer.Argument(help="an .onnx file")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="folder for the parts, which Session reads as it reads a model"),
+    ] = None,
+    min_macs: Annotated[
+        int | None, typer.Option(min=0, help="products with so many MACs run on the NPU (default: those faster there)")
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help="of a dimension that the model leaves open (default: 1), repeatable"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="the delegate's device")] = "auto",
+    kernel: Annotated[str, typer.Option(help="whose launch costs the times count: rocket, rknpu")] = "rocket",
+    cores: Annotated[int, typer.Option(min=1, max=3, help="of the NPU, which share the columns of a product")] = 1,
+    compare: Annotated[bool, typer.Option(help="run it with random inputs beside onnxruntime alone")] = True,
+    seed: Annotated[int, typer.Option(help="of the random inputs")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Cuts an ONNX model so that its large MatMul, Gemm and Conv nodes run on the NPU and the rest in onnxruntime; says
+    what runs where and why, and how far the results are from those of onnxruntime alone (docs/onnx.md).
+
+    Examples:
+
+    python -m delegate split-onnx model.onnx
+
+    python -m delegate split-onnx model.onnx --size batch=8 --min-macs 1000000 -o parts
+
+    python -c "from delegate.onnx import Session; print(Session('parts').get_inputs())"
+    """
+    from delegate.tools.split_onnx import request_of, split_onnx
+
+    split_onnx(model, request_of(min_macs, size or (), device, kernel, cores), output, seed if compare else None, json)
+
+
+@app.command()
 def doctor(json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
     """Says what NPU this machine has, what device=auto takes and why, and what is wrong and how to mend it; status 1 if
     anything is. Each device that can be opened computes a small convolution.

@@ -69,12 +69,16 @@ LAYERS = {
     "devices": "5",
     "loaded": "5",
     "matmul.": "5",
+    "onnx.": "5",
+    "product": "5",
+    "product_cost": "5",
     "options": "5",
     "plugin": "5",
     "recovery": "5",
     "runtime": "5",
     "tflite": "5",
     "tools.": "5",
+    "weights.": "5",
     "trace": "5",
 }
 

@@ -182,13 +182,17 @@ def test_an_archive_with_something_else(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_registry_of_the_project_is_sound() -> None:
+@pytest.mark.parametrize(
+    ("name", "companion", "default"),
+    [("models.toml", "labels", registry.DEFAULT_MODEL), ("language.toml", "tokenizer", "stories_tiny")],
+)
+def test_the_registries_of_the_project_are_sound(name: str, companion: str, default: str) -> None:
     folder = registry.models_folder()
-    models = registry.read_registry(folder / "models.toml")
-    assert next(iter(models)) == registry.DEFAULT_MODEL
+    models = registry.read_registry(folder / name, companion)
+    assert next(iter(models)) == default
     for model in models.values():
         assert model.description and model.licence
-        for source in (model.source, model.labels):
+        for source in (model.source, model.companion):
             assert source.file is None or (folder / source.file).is_file()
             assert source.url is None or source.url.startswith("https://")
             assert source.sha256 is None or len(bytes.fromhex(source.sha256)) == 32
@@ -199,7 +203,7 @@ def test_checksums_are_those_of_the_reference_models(shared: Path) -> None:
     """Every registered file that stands in the reference folder has the registered checksum."""
     compared = 0
     for model in registry.read_registry(registry.models_folder() / "models.toml").values():
-        for source in (model.source, model.labels):
+        for source in (model.source, model.companion):
             path = shared / "models" / (source.url or "none").rsplit("/", 1)[-1]
             if path.is_file():
                 assert digest(path.read_bytes()) == source.sha256, path

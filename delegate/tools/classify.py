@@ -137,7 +137,7 @@ def locate_model(name: str, known: Mapping[str, registry.Model], cache: Path) ->
         if path.suffix or path.name != name:
             raise ModelError(f"model {name} does not exist")
     model, folder = registry.find_model(name, known), registry.models_folder()
-    file, labels = (registry.locate(source, folder, cache, model.licence) for source in (model.source, model.labels))
+    file, labels = (registry.locate(source, folder, cache, model.licence) for source in (model.source, model.companion))
     return file, labels
 
 

@@ -1,4 +1,4 @@
-"""The models known by name: models/models.toml, downloads on first use, checksums."""
+"""The models known by name: models/models.toml and language.toml, downloads on first use, checksums."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Model:
-    """A model that has a name."""
+    """A model that has a name. ``companion``: the file without which it is of no use, labels or a tokenizer."""
 
     name: str
     description: str
     licence: str
     source: Source
-    labels: Source
+    companion: Source
 
 
 def models_folder() -> Path:
@@ -64,20 +64,23 @@ def default_image() -> Path:
     return models_folder() / "images" / DEFAULT_IMAGE
 
 
-def read_registry(path: Path) -> dict[str, Model]:
-    """All models of a models.toml by name; ModelError where the file is not in that form."""
+def read_registry(path: Path, companion: str = "labels") -> dict[str, Model]:
+    """All models of a file such as models.toml by name; ModelError where it is not in that form.
+
+    ``companion``: what the file calls that.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        return {name: _read_model(name, table) for name, table in tables.items()}
+        return {name: _read_model(name, table, companion) for name, table in tables.items()}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"model registry {path} cannot be read: {error}") from error
 
 
-def _read_model(name: str, table: Mapping[str, Any]) -> Model:
-    fields = {key: value for key, value in table.items() if key not in ("description", "licence", "labels")}
+def _read_model(name: str, table: Mapping[str, Any], companion: str) -> Model:
+    fields = {key: value for key, value in table.items() if key not in ("description", "licence", companion)}
     try:
-        source, labels = _read_source(name, fields), _read_source(name, table["labels"])
-        return Model(name, table["description"], table["licence"], source, labels)
+        source, other = _read_source(name, fields), _read_source(name, table[companion])
+        return Model(name, table["description"], table["licence"], source, other)
     except KeyError as error:
         raise ModelError(f"model registry: {name!r} has no {error}") from error
 

@@ -1,0 +1,1 @@
+"""Weights of language models: checkpoints in, matrices in the NPU's layout out. See docs/language-models.md."""
