@@ -290,7 +290,7 @@ def bench_matmul(
     csv: Annotated[Path | None, typer.Option(help="file for the times as CSV")] = None,
     json: Annotated[Path | None, typer.Option(help="file for everything as JSON")] = None,
     markdown: Annotated[Path | None, typer.Option(help="file for the tables as Markdown")] = None,
-    plots: Annotated[Path | None, typer.Option(help="folder for a bar chart and a line plot, PNG and SVG")] = None,
+    plots: Annotated[Path | None, typer.Option(help="folder for bar charts and a line plot, PNG and SVG")] = None,
 ) -> None:
     """Times matrix products: milliseconds, GOP/s and the share of the NPU's peak.
 

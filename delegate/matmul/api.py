@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from delegate.errors import DeviceError, MatmulError
 from delegate.hw.device import Kernel, Memory
-from delegate.hw.emit.product import RESULTS, Form
 from delegate.hw.soc import RK3588
 from delegate.hw.task import MOST_CORES, Bytes
 from delegate.matmul.packing import USUAL_DEPTH, Matrix, Packing, pack, packing_of
 from delegate.matmul.plan import bucket, equal_ranges
 from delegate.matmul.program import Converter, CoreProgram, column_shares, compile_core
-from delegate.matmul.requantization import Requantization
-from delegate.matmul.run import Loaded, Share, Slot, free, load
+from delegate.matmul.requantization import Output, Requantization, forms_of
+from delegate.matmul.run import Loaded, Share, Slot, free, load, piece_values
 from delegate.options import SHORT_DEVICES
 from delegate.runtime import shared_device
 
-Output = Literal["float32", "float16", "int32"] | Requantization
 Split = Literal["columns", "rows"]
 SPLITS = ("columns", "rows")
 LARGEST_ROWS = 4096  # of A in one run; more are computed in several
@@ -376,30 +373,6 @@ class Matmul:
                         target[...] = values
         if sums is not c:
             c[...] = self._requantization.apply(sums, self.shape[0]) if self._requantization else sums
-
-
-def piece_values(part: Loaded, pieces: Any, rows: int) -> Iterator[tuple[range, Matrix]]:
-    """(columns of C, values (rows, columns)) of a part of the depth."""
-    first = part.share.columns.start
-    for piece in pieces:
-        columns = range(first + piece.columns.start, first + piece.columns.stop)
-        values = part.piece(piece)
-        if not piece.in_rows:
-            values = values[:, :rows].transpose(1, 0, 2).reshape(rows, -1)
-        yield columns, values[:rows]
-
-
-def forms_of(packing: Packing, output: Output | None) -> tuple[Form, np.dtype[Any]]:
-    """(what the NPU computes, the type of C). Parts of a cut depth are added up in 32 bits, then made what is asked."""
-    wide, narrow = RESULTS[packing.element]
-    asked = "int8" if isinstance(output, Requantization) else wide if output is None else output
-    if asked not in (wide, narrow):
-        choices = "float32 or float16" if packing.element == "float16" else "int32 or a Requantization"
-        given = "a Requantization" if asked == "int8" and packing.element != "int8" else repr(output)
-        raise MatmulError(f"output is {given}, B {packing.element}: {choices}")
-    if asked == "int8" and not isinstance(output, Requantization):
-        raise MatmulError("output is 'int8': a Requantization says how the sums become 8 bits")
-    return Form(packing.element, wide if len(packing.parts) > 1 else asked), np.dtype(asked)
 
 
 def matmul(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from delegate.errors import MatmulError
+from delegate.hw.emit.product import RESULTS, Form
 from delegate.hw.layout import pack_bias, pack_bias_and_multipliers
 from delegate.hw.task import Bytes
+from delegate.matmul.packing import Packing
 from delegate.matmul.program import Converter
 from delegate.quantize import INT8_HIGH, INT8_LOW, LARGEST_SHIFT, round_shifts
 from delegate.requantize import LARGEST_FACTOR, mantissa
@@ -106,3 +108,19 @@ class Requantization:
         values = np.clip(values, INT32.min, INT32.max)
         rounded = round_shifts(values * run.multiplier, run.shift) + run.offset
         return np.clip(rounded, INT8_LOW, INT8_HIGH).astype(np.int8)
+
+
+Output = Literal["float32", "float16", "int32"] | Requantization
+
+
+def forms_of(packing: Packing, output: Output | None) -> tuple[Form, np.dtype[Any]]:
+    """(what the NPU computes, the type of C). Parts of a cut depth are added up in 32 bits, then made what is asked."""
+    wide, narrow = RESULTS[packing.element]
+    asked = "int8" if isinstance(output, Requantization) else wide if output is None else output
+    if asked not in (wide, narrow):
+        choices = "float32 or float16" if packing.element == "float16" else "int32 or a Requantization"
+        given = "a Requantization" if asked == "int8" and packing.element != "int8" else repr(output)
+        raise MatmulError(f"output is {given}, B {packing.element}: {choices}")
+    if asked == "int8" and not isinstance(output, Requantization):
+        raise MatmulError("output is 'int8': a Requantization says how the sums become 8 bits")
+    return Form(packing.element, wide if len(packing.parts) > 1 else asked), np.dtype(asked)

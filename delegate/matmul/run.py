@@ -150,3 +150,14 @@ class Slot:
             return 0
         self.device.wait(ticket, TIMEOUT, self.written)
         return canary.untouched(self.places, self.pattern)
+
+
+def piece_values(part: Loaded, pieces: Sequence[Piece], rows: int) -> Iterator[tuple[range, npt.NDArray[Any]]]:
+    """(columns of C, values (rows, columns)) of a part of the depth."""
+    first = part.share.columns.start
+    for piece in pieces:
+        columns = range(first + piece.columns.start, first + piece.columns.stop)
+        values = part.piece(piece)
+        if not piece.in_rows:
+            values = values[:, :rows].transpose(1, 0, 2).reshape(rows, -1)
+        yield columns, values[:rows]

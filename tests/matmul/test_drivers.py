@@ -20,7 +20,7 @@ from delegate.matmul import Matmul
 
 @pytest.fixture(params=["rocket", "rknpu"])
 def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FakeKernel]:
-    """At the end no buffer is left; then the devices of this process are closed."""
+    """At the end no buffer is left; when the devices of this process are closed, no mapping."""
     fake = FakeKernel(monkeypatch, request.param, tmp_path)
     monkeypatch.setattr(rocket, "NODES", (f"{tmp_path}/accel*",))
     monkeypatch.setattr(rknpu_interface, "NODES", (f"{tmp_path}/renderD*",))
@@ -35,9 +35,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fixt
     yield fake
     gc.collect()
     assert fake.buffers == 0
-    assert not fake.mappings
     for device in devices.values():
-        device.close()
+        device.close()  # ends the threads of rknpu, which may still hold their last job
+    devices.clear()
+    gc.collect()
+    assert not fake.mappings
 
 
 def operands(depth: int = 64, columns: int = 96) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -153,6 +153,8 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
         "matmul-bars.svg",
         "matmul-lines.png",
         "matmul-lines.svg",
+        "matmul-published.png",
+        "matmul-published.svg",
     ]
     assert b"<svg" in written[3].read_bytes()
     assert written[0].read_bytes().startswith(b"\x89PNG")

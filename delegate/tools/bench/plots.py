@@ -37,10 +37,14 @@ def draw(rows: Sequence[Row], compared: Sequence[Compared], folder: Path) -> lis
         folder.mkdir(parents=True, exist_ok=True)
         models = [row for row in rows if row.kind == "model"]
         squares = [row for row in rows if row.kind == "square"]
-        for name, chosen, make in (("bars", models, bars), ("lines", squares, lines)):
-            if not chosen:
+        figures = {
+            "bars": bars(plot, models) if models else None,
+            "lines": lines(plot, squares, compared) if squares else None,
+            "published": beside(plot, compared) if compared else None,
+        }
+        for name, figure in figures.items():
+            if figure is None:
                 continue
-            figure = make(plot, chosen, compared)
             for suffix in SUFFIXES:
                 path = folder / f"matmul-{name}{suffix}"
                 figure.savefig(path, bbox_inches="tight", dpi=120)
@@ -60,7 +64,7 @@ def series(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def bars(plot: Any, rows: Sequence[Row], compared: Sequence[Compared]) -> Any:
+def bars(plot: Any, rows: Sequence[Row]) -> Any:
     """A group of bars for each layer of a model."""
     names = list(dict.fromkeys(f"{row.name}\n{row.cells[1]}" for row in rows))
     groups = series(rows)
@@ -105,6 +109,27 @@ def lines(plot: Any, rows: Sequence[Row], compared: Sequence[Compared]) -> Any:
     axes.set_title("Square matrix products")
     axes.legend(fontsize=7)
     axes.grid(True, which="both", alpha=0.3)
+    return figure
+
+
+def beside(plot: Any, compared: Sequence[Compared]) -> Any:
+    """Published figures, the vendor's library first, and the model's of our programs."""
+    ordered = sorted(compared, key=lambda item: item.figure.library != "RKNN")
+    figure, axes = plot.subplots(figsize=(max(8, 0.5 * len(ordered)), 6))
+    at = np.arange(len(ordered))
+    kinds = (
+        ("published, measured by others", -0.2, [item.figure.seconds for item in ordered]),
+        ("ours, modelled", 0.2, [item.seconds for item in ordered]),
+    )
+    for label, shift, seconds in kinds:
+        rates = [item.figure.shape.operations / time / 1e9 for item, time in zip(ordered, seconds, strict=True)]
+        axes.bar(at + shift, rates, 0.4, label=label)
+    names = [f"{item.figure.library}: {item.figure.what}" for item in ordered]
+    axes.set_xticks(at, names, rotation=60, ha="right", fontsize=7)
+    axes.set_yscale("log")
+    axes.set_ylabel("GOP/s")
+    axes.set_title("Published products and ours")
+    axes.legend(fontsize=8)
     return figure
 
 
