@@ -36,6 +36,7 @@ from delegate.ir import (
     Pooling,
     Tensor,
     View,
+    as_cube,
 )
 from delegate.memory import Allocation, Cube, Views, allocate, port
 from delegate.ops import OPERATORS
@@ -135,7 +136,21 @@ def layers_of(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:
     """(what runs on the NPU, in order, which tensors lie in the memory of others); raises CompileError."""
     placed, views = place(*lower(graph, target), graph, target.soc)
     fused = fuse_additions(placed, graph, views, target.soc)
-    return separate(fused, views, first_free=max(graph.tensors) + 1, soc=target.soc), views
+    layers = separate(fused, views, first_free=max(graph.tensors) + 1, soc=target.soc)
+    check_order(graph, layers, views)
+    return layers, views
+
+
+def check_order(graph: Graph, layers: Sequence[AnyLayer], views: Views) -> None:
+    """Every tensor is written before it is read; raises CompileError, for that would be a bug of ours."""
+    made = {views.root(as_cube(graph.tensors[index])).tensor.index for index in graph.inputs}
+    for layer in layers:
+        for tensor in layer.reads:
+            if views.root(tensor).tensor.index not in made:
+                raise CompileError(
+                    f"{layer.operator} of node {layer.node} reads {tensor.name}, which nobody has written"
+                )
+        made.add(views.root(layer.output).tensor.index)
 
 
 def lower(graph: Graph, target: Target) -> tuple[list[AnyLayer], Views]:

@@ -10,6 +10,7 @@ from typing import Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from delegate.devices import POOL
 from delegate.errors import DeviceError, MatmulError
 from delegate.hw.device import Kernel, Memory
 from delegate.hw.soc import RK3588
@@ -144,7 +145,7 @@ class Matmul:
         self._closed = False
         self._split = split
         self._cores = cores
-        self._device = shared_device(SHORT_DEVICES.get(device, device), cores, kernel)
+        self._device = POOL.enter(lambda: shared_device(SHORT_DEVICES.get(device, device), cores, kernel))
         self._shares: list[Share] = []
         try:
             self._place(packed)
@@ -241,6 +242,7 @@ class Matmul:
             slots, self._slots, self._idle = self._slots, [], {}
             self._given = {}
         with ExitStack() as freeing:
+            freeing.callback(POOL.leave, self._device)
             for share in self._shares:
                 freeing.callback(self._device.free, share.b)
             for slot in slots:

@@ -149,7 +149,12 @@ class Slot:
         if ticket is None:
             return 0
         self.device.wait(ticket, TIMEOUT, self.written)
-        return sum(bool((place == self.pattern).all()) for place in self.places)
+        return untouched(self.places, self.pattern)
+
+
+def untouched(places: Sequence[npt.NDArray[np.uint8]], pattern: npt.NDArray[np.uint8]) -> int:
+    """How many places (16) still hold the pattern."""
+    return sum(bool((place == pattern).all()) for place in places)
 
 
 def piece_values(part: Loaded, pieces: Sequence[Piece], rows: int) -> Iterator[tuple[range, npt.NDArray[Any]]]:

@@ -10,7 +10,7 @@ import numpy as np
 from delegate import quantize
 from delegate.errors import CompileError
 from delegate.hw.soc import FLYING_SCALE, Target
-from delegate.ir import AnyLayer, Convolution, Elementwise, Node, View
+from delegate.ir import AnyLayer, Elementwise, Node, View
 from delegate.ops import Rule, lowers
 from delegate.ops.conv2d import converter_exists, convolution
 from delegate.ops.limits import exists, limits, unlimited, with_limits
@@ -53,10 +53,10 @@ def as_depthwise(node: Node) -> Node:
     return replace(node, inputs=inputs, params={**params, "activation": node.params["activation"]})
 
 
-def depthwise(node: Node, target: Target) -> list[Convolution]:
+def depthwise(node: Node, target: Target) -> list[AnyLayer]:
     """The layers of a product by a constant; raises CompileError where BS cannot do the activation."""
     single = as_depthwise(node)
-    return convolution(single, weight_data(single), True, target)
+    return [*operands(node).layers, *convolution(single, weight_data(single), True, target)]
 
 
 def product(found: Operands) -> ExactProduct:
@@ -112,9 +112,9 @@ def form_is_allowed(node: Node, target: Target) -> bool:
 def mul(node: Node, target: Target) -> Sequence[AnyLayer | View]:
     """out = requantize((a - za) * (b - zb))."""
     node = as_cubes(node)
-    found = operands(node)
     if by_constant(node):
-        return [*found.layers, *with_limits(node, target, depthwise)]
+        return with_limits(node, target, depthwise)
+    found = operands(node)
     factors = product(found)
     layer = Elementwise(
         node=node.index,

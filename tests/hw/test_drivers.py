@@ -15,7 +15,7 @@ import tflite_writer
 from hw.fake_kernel import FINI_BO, MEM_SYNC, NPU_SUBMIT, PREP_BO, SUBMIT, FakeKernel
 
 from benchmarks import harness
-from delegate import runtime
+from delegate import loaded, runtime
 from delegate.devices import Pool
 from delegate.hw import rknpu_interface, rocket
 from delegate.recovery import REPORTS
@@ -32,7 +32,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fixt
     monkeypatch.setattr(rocket, "NODES", (f"{tmp_path}/accel*",))
     monkeypatch.setattr(rknpu_interface, "NODES", (f"{tmp_path}/renderD*",))
     pool = Pool()
-    monkeypatch.setattr(runtime, "POOL", pool)
+    for module in (runtime, loaded):
+        monkeypatch.setattr(module, "POOL", pool)
     monkeypatch.setattr(runtime, "shared_device", pool.open)
     REPORTS.forget()
     yield fake

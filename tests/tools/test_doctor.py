@@ -29,7 +29,8 @@ def devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pool]:
     monkeypatch.setattr(rocket, "NODES", (f"{tmp_path}/accel*",))
     monkeypatch.setattr(rknpu_interface, "NODES", (f"{tmp_path}/renderD*",))
     pool = Pool()
-    monkeypatch.setattr(runtime, "POOL", pool)
+    for module in (runtime, loaded):
+        monkeypatch.setattr(module, "POOL", pool)
     monkeypatch.setattr(runtime, "shared_device", pool.open)
     yield pool
     pool.close()

@@ -84,7 +84,7 @@ for thread in threads:
 for thread in threads:
     thread.join()
 equal = [all(np.array_equal(a, b) for a, b in zip(expected, run)) for runs in found.values() for run in runs]
-print(sum(equal), "of", len(equal), "on", ours[0].device.name, sum(len(s) > 1 for s in ours[0].program.stages) > 3)
+print(sum(equal), "of", len(equal), "on", sys.argv[1], sum(len(s) > 1 for s in ours[0].program.stages) > 3)
 for session in ours:
     session.close()
 """
