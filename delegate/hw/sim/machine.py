@@ -28,7 +28,7 @@ from delegate.hw.task import Words
 
 AMOUNT_BITS = 0xFFFF  # of PC.REGISTER_AMOUNTS; 17:16 hold a core count in vendor streams (C-24)
 KERNEL_POINTER = 0xE  # what the kernel writes to S_POINTER of CNA and CORE before a start (npu.md §2.3)
-DECODED_LIMIT = 8192  # tasks kept decoded
+DECODED_LIMIT = 2048  # tasks kept decoded, some 40 KB each
 WARNING_LIMIT = 256
 STATUS_REGISTERS = ("S_STATUS", "RDMA_S_STATUS")
 ENABLE_REGISTERS = ("OPERATION_ENABLE", "RDMA_OPERATION_ENABLE")
