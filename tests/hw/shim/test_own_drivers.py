@@ -103,3 +103,30 @@ def test_three_interpreters_share_the_cores(stand_in, device, caches):
         assert any("core_mask=0x7" in line or "core_mask=7" in line for line in submits)
     else:
         assert len({line.split(" SUBMIT ")[0] for line in submits}) == 3
+
+
+FAULTY = """
+from pathlib import Path
+import numpy as np
+from benchmarks.harness import infer, npu_interpreter, random_inputs
+
+content = Path(sys.argv[2]).read_bytes()
+options = {"unproven": "always", "cache_dir": "off"}
+plain = npu_interpreter(content, device="simulator", **options)
+split = npu_interpreter(content, device=sys.argv[1], cores="3", split="always", **options)
+right = 0
+for seed in range(12):
+    inputs = random_inputs(plain, np.random.default_rng(seed))
+    right += all(np.array_equal(a, b) for a, b in zip(infer(plain, inputs), infer(split, inputs), strict=True))
+print(right)
+"""
+
+
+@pytest.mark.parametrize("device", ["rocket", "rknpu"])
+def test_faults_of_one_of_several_cores_give_no_wrong_results(stand_in, device):
+    """Of a split inference some jobs hang, lack a task or are refused: another try, then the CPU, are right."""
+    faults = "job:p=0.01=hang; job:p=0.05=skip-task:0; job:p=0.02=skip-task:1; submit:p=0.01=EIO; seed=5"
+    server = stand_in(TEFLON_SHIM_FAULTS=faults, TEFLON_SHIM_TIME_SCALE="0.02")
+    assert server.script(FAULTY, device, ROOT / "models" / "mobilenet_digits.tflite") == "12\n"
+    opens = [line for line in server.lines() if " open(" in line or line.startswith("open(")]
+    assert len(opens) > 3  # a device that fails is opened anew
