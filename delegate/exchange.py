@@ -12,9 +12,9 @@ import numpy as np
 
 from delegate.cores import Work, Workload
 from delegate.errors import CompileError
-from delegate.footprint import ATOM, Atoms, Box, read, written
+from delegate.footprint import ATOM, Atoms, Box, boxes, read, written
 from delegate.hw.layout import divide_up
-from delegate.hw.task import Buffer, Exchange, Place, Port
+from delegate.hw.task import Buffer, Exchange, Port
 
 HOST = 0  # the core whose copy the host writes and reads
 
@@ -83,14 +83,6 @@ def check_independence(lacks: Sequence[Mapping[int, Atoms]], made: Sequence[Mapp
             for buffer in own.keys() & makes.keys():
                 if other != core and np.any(own[buffer] & makes[buffer]):
                     raise CompileError(f"core {core} reads what core {other} writes in the same stage")
-
-
-def boxes(port: Port) -> Iterator[Box]:
-    """The pixels of a port's images."""
-    images, height, width, _ = port.shape
-    for image in range(images):
-        place = Place(port.buffer, port.offset + image * port.image_bytes)
-        yield Box(place, port.surfaces, port.surface_bytes // ATOM, 1, height * width, height * width)
 
 
 def exchanges(

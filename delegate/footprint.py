@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate.hw.layout import divide_up
-from delegate.hw.task import Buffer, Place
+from delegate.hw.task import Buffer, Place, Port
 from delegate.ir import AnyTile, ConvTile, FlyingTile
 
 ATOM = 16  # bytes
@@ -72,6 +72,14 @@ def read(tile: AnyTile) -> Iterator[Box]:
 
 def box(place: Place, channels: int, surface_pitch: int, rows: int, row_pitch: int, width: int) -> Box:
     return Box(place, divide_up(channels, ATOM), surface_pitch, rows, row_pitch, width)
+
+
+def boxes(port: Port) -> Iterator[Box]:
+    """The pixels of a port's images."""
+    images, height, width, _ = port.shape
+    for image in range(images):
+        place = Place(port.buffer, port.offset + image * port.image_bytes)
+        yield Box(place, port.surfaces, port.surface_bytes // ATOM, 1, height * width, height * width)
 
 
 class Meeting:
