@@ -43,7 +43,7 @@ def places(program: Program) -> tuple[tuple[Places, ...], tuple[Places, ...]]:
     task writes.
     """
     outputs = [(port.buffer, last_atoms(port)) for port in proofs(program)]
-    copies = [job.core if program.copies > 1 else HOST for job in program.jobs for _ in job.tasks]
+    copies = [program.copy_of(job) for job in program.jobs for _ in job.tasks]
     own: list[list[tuple[int, Numbers]]] = [[] for _ in range(program.copies)]
     for copy, place in zip(copies, program.witnesses, strict=False):
         if place is not None:

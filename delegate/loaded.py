@@ -39,6 +39,7 @@ class Loaded:
     ) -> None:
         self.program = program
         self._places = canary.places(program)
+        self._moves = {stage: list(own) for stage, own in groupby(program.exchanges, key=lambda move: move.stage)}
         self._shared = POOL.enter(opened)
         self._device = before(self._shared)
         self._copies: list[list[Memory]] = []  # of all buffers: one, or one for each core
@@ -61,7 +62,7 @@ class Loaded:
         for stage in program.stages:
             jobs = []
             for job in stage:
-                copy = job.core if program.copies > 1 else HOST
+                copy = program.copy_of(job)
                 jobs.append(
                     DeviceJob(
                         tasks=tuple(streams[copy][first : first + len(job.tasks)]),
@@ -124,10 +125,9 @@ class Loaded:
 
     def _run_stages(self, reads: Sequence[Memory]) -> None:
         """Stage by stage, with what the host copies between them; ``reads`` are shown to the host at the end."""
-        moves = {stage: list(own) for stage, own in groupby(self.program.exchanges, key=lambda move: move.stage)}
-        self._exchange(moves.get(0, ()))
+        self._exchange(self._moves.get(0, ()))
         for number, jobs in enumerate(self._stages, start=1):
-            own = moves.get(number, ())
+            own = self._moves.get(number, ())
             copied = {self._copies[core][m.buffer]: None for m in own for core in (m.source, m.target)}
             if number == len(self._stages):
                 copied |= dict.fromkeys(reads)

@@ -141,6 +141,10 @@ class Program:
         """The jobs, stage by stage."""
         return tuple(tuple(jobs) for _, jobs in itertools.groupby(self.jobs, key=lambda job: job.stage))
 
+    def copy_of(self, job: Job) -> int:
+        """Which copy of the buffers a job works with."""
+        return job.core if self.copies > 1 else 0
+
     @property
     def tasks(self) -> tuple[Task, ...]:
         """All tasks in order, as Relocation.task counts them."""
