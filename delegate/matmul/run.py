@@ -37,7 +37,7 @@ class Loaded:
     core: CoreProgram
     memories: tuple[Memory, ...]  # as the program's buffers
     jobs: tuple[DeviceJob, ...]
-    proofs: tuple[npt.NDArray[np.uint8], ...]  # views (16) of C
+    proofs: canary.Places  # what its jobs write last
 
     @property
     def a(self) -> Memory:
@@ -77,8 +77,7 @@ def load(device: Device, share: Share, core: CoreProgram, allocate: Callable[[in
         )
         for job in program.jobs
     )
-    proofs = tuple(memories[C].view[place : place + ATOM] for place in core.proofs)
-    return Loaded(share, core, tuple(memories), jobs, proofs)
+    return Loaded(share, core, tuple(memories), jobs, {C: np.array(core.proofs) // ATOM})
 
 
 def free(device: Device, loaded: Sequence[Loaded]) -> None:
@@ -100,7 +99,7 @@ class Slot:
     row_shares: tuple[range, ...]  # the rows that each core computes
 
     def __post_init__(self) -> None:
-        self.places = [place for part in self.parts for place in part.proofs]
+        self.views = [[memory.view for memory in part.memories] for part in self.parts]
         self.jobs = [job for part in self.parts for job in part.jobs]
         self.written = tuple(part.c for part in self.parts)
         self.pattern = canary.patterns()[0]
@@ -124,9 +123,8 @@ class Slot:
         if self.ticket is not None:
             raise MatmulError("an input() is used by a product whose result nobody has asked for yet")
         self.pattern = pattern
-        for place in self.places:
-            place[...] = pattern
-        for part in self.parts:
+        for part, views in zip(self.parts, self.views, strict=True):
+            canary.arm(views, part.proofs, pattern)
             self.device.flush(part.a)
             self.device.flush(part.c)
         self.ticket = self.device.submit(self.jobs)
@@ -139,7 +137,7 @@ class Slot:
             left = self.wait()
         if left:
             raise DeviceError(
-                f"device {self.device.name}: {left} of {len(self.places)} jobs of a product ended twice without "
+                f"device {self.device.name}: {left} of {len(self.jobs)} jobs of a product ended twice without "
                 "writing their last rows: they hung or were dropped; `dmesg` may say why"
             )
 
@@ -149,12 +147,10 @@ class Slot:
         if ticket is None:
             return 0
         self.device.wait(ticket, TIMEOUT, self.written)
-        return untouched(self.places, self.pattern)
-
-
-def untouched(places: Sequence[npt.NDArray[np.uint8]], pattern: npt.NDArray[np.uint8]) -> int:
-    """How many places (16) still hold the pattern."""
-    return sum(bool((place == pattern).all()) for place in places)
+        return sum(
+            canary.untouched(views, part.proofs, self.pattern)
+            for part, views in zip(self.parts, self.views, strict=True)
+        )
 
 
 def piece_values(part: Loaded, pieces: Sequence[Piece], rows: int) -> Iterator[tuple[range, npt.NDArray[Any]]]:

@@ -267,7 +267,7 @@ def test_an_error_is_raised_each_time_and_the_product_goes_on(monkeypatch: pytes
     with Matmul(b, device="simulator") as product:
         pending = product.submit(a)
         with monkeypatch.context() as patch:
-            patch.setattr("delegate.matmul.run.untouched", lambda *_: 1)
+            patch.setattr("delegate.canary.untouched", lambda *_: 1)
             for _ in range(2):
                 with pytest.raises(DeviceError, match="1 of 1 jobs of a product ended twice"):
                     pending.result()
