@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hw.fake_kernel import FakeKernel
+from hw.fake_kernel import FakeKernel, own_devices
 from layers import EVERY_FORM, convolution, feature, graph
 from typer.testing import CliRunner
 
 from delegate import runtime
 from delegate.__main__ import app
 from delegate.compile import compile_graph
-from delegate.devices import Pool
 from delegate.errors import DeviceError
-from delegate.hw import rknpu_interface, rocket
 from delegate.hw.capture_folder import TRIM, trim
 from delegate.hw.device import DeviceJob, open_device
 from delegate.hw.record import Recorder
@@ -80,11 +78,7 @@ def record(tmp_path: Path) -> Record:
 def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FakeKernel]:
     """A board's kernel in this process, whose devices the sessions share."""
     fake = FakeKernel(monkeypatch, request.param, tmp_path)
-    monkeypatch.setattr(rocket, "NODES", (f"{tmp_path}/accel*",))
-    monkeypatch.setattr(rknpu_interface, "NODES", (f"{tmp_path}/renderD*",))
-    pool = Pool()
-    monkeypatch.setattr(runtime, "POOL", pool)
-    monkeypatch.setattr(runtime, "shared_device", pool.open)
+    pool = own_devices(monkeypatch, tmp_path)
     yield fake
     pool.close()
 

@@ -26,8 +26,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from delegate import loaded, runtime
+from delegate.devices import Pool
 from delegate.errors import SimulatorError
-from delegate.hw import drm
+from delegate.hw import drm, rknpu_interface, rocket
 from delegate.hw.sim.machine import Machine
 from delegate.hw.sim.memory import AddressSpace
 
@@ -40,6 +42,17 @@ CREATE_BO, SUBMIT, PREP_BO, FINI_BO = 0xC0186440, 0x40186441, 0x40106442, 0x4008
 ACTION, NPU_SUBMIT, MEM_MAP, MEM_DESTROY, MEM_SYNC = 0xC0086440, 0xC0686441, 0xC0106443, 0xC0106444, 0xC0206445
 MEM_CREATE = {0xC0286442: 40, 0xC0306442: 48}
 DRM_TO_MISC = 0xFFFF00FF, ord("r") << 8  # mask, magic; numbers there have no base
+
+
+def own_devices(monkeypatch: pytest.MonkeyPatch, nodes: Path) -> Pool:
+    """Has the drivers look for their nodes in a folder, and sessions share devices of a pool that nobody else has."""
+    monkeypatch.setattr(rocket, "NODES", (f"{nodes}/accel*",))
+    monkeypatch.setattr(rknpu_interface, "NODES", (f"{nodes}/renderD*",))
+    pool = Pool()
+    for module in (runtime, loaded):
+        monkeypatch.setattr(module, "POOL", pool)
+    monkeypatch.setattr(runtime, "shared_device", pool.open)
+    return pool
 
 
 @dataclass(eq=False)

@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tflite_writer
-from hw.fake_kernel import FINI_BO, MEM_SYNC, NPU_SUBMIT, PREP_BO, SUBMIT, FakeKernel
+from hw.fake_kernel import FINI_BO, MEM_SYNC, NPU_SUBMIT, PREP_BO, SUBMIT, FakeKernel, own_devices
 
 from benchmarks import harness
-from delegate import loaded, runtime
-from delegate.devices import Pool
-from delegate.hw import rknpu_interface, rocket
 from delegate.recovery import REPORTS
 from delegate.tools import registry
 
@@ -29,12 +26,7 @@ Interpreters = Callable[..., Any]
 def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FakeKernel]:
     """At the end no buffer is left; then the devices of this process are closed."""
     fake = FakeKernel(monkeypatch, request.param, tmp_path)
-    monkeypatch.setattr(rocket, "NODES", (f"{tmp_path}/accel*",))
-    monkeypatch.setattr(rknpu_interface, "NODES", (f"{tmp_path}/renderD*",))
-    pool = Pool()
-    for module in (runtime, loaded):
-        monkeypatch.setattr(module, "POOL", pool)
-    monkeypatch.setattr(runtime, "shared_device", pool.open)
+    pool = own_devices(monkeypatch, tmp_path)
     REPORTS.forget()
     yield fake
     gc.collect()

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hw.fake_kernel import SUBMIT, VERSION, FakeKernel
+from hw.fake_kernel import SUBMIT, VERSION, FakeKernel, own_devices
 from typer.testing import CliRunner
 
-from delegate import loaded, runtime
+from delegate import loaded
 from delegate.__main__ import app
 from delegate.devices import Pool
-from delegate.hw import drm, rknpu_interface, rocket
+from delegate.hw import drm, rknpu_interface
 from delegate.tools import doctor
 from delegate.tools.doctor import examine, lines, missing, trial
 
@@ -26,12 +26,7 @@ Install = Callable[..., FakeKernel]
 @pytest.fixture(autouse=True)
 def devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pool]:
     """No node of this machine, and devices of their own."""
-    monkeypatch.setattr(rocket, "NODES", (f"{tmp_path}/accel*",))
-    monkeypatch.setattr(rknpu_interface, "NODES", (f"{tmp_path}/renderD*",))
-    pool = Pool()
-    for module in (runtime, loaded):
-        monkeypatch.setattr(module, "POOL", pool)
-    monkeypatch.setattr(runtime, "shared_device", pool.open)
+    pool = own_devices(monkeypatch, tmp_path)
     yield pool
     pool.close()
 
