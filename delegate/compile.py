@@ -25,7 +25,7 @@ from delegate.hw.layout import (
     pack_gains,
     pack_weights,
 )
-from delegate.hw.soc import Soc, Target
+from delegate.hw.soc import ADDRESS_LIMIT, Soc, Target
 from delegate.hw.task import Buffer, Bytes, Job, Layer, Place, Program, Relocation, Task, Words
 from delegate.ir import (
     AnyLayer,
@@ -47,7 +47,6 @@ from delegate.tile import Operands, tile, tile_elementwise, tile_pooling
 from delegate.witness import witnesses
 
 REGCMD, WEIGHTS, FIRST_CUBES = 0, 1, 2  # buffer numbers
-ADDRESS_LIMIT = 1 << 32  # of command words (uapi.md A.2)
 
 
 def compile_graph(

@@ -25,7 +25,6 @@ from delegate.errors import DeviceError
 from delegate.hw.task import Bytes
 
 NODE_VARIABLE = "TEFLON_NODE"  # environment: the only node to look at, for boards with several
-ADDRESS_LIMIT = 1 << 32  # command words hold 32-bit addresses, and so do the starts of streams (uapi.md A.2, B)
 
 DRM = ord("d")  # magic of DRM ioctls
 COMMAND_BASE = 0x40  # first number of a DRM driver's own ioctls

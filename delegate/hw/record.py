@@ -25,8 +25,8 @@ from delegate.hw.capture_folder import CONTENTS, OUTPUTS, CaptureFolder
 from delegate.hw.device import Device, DeviceJob, DeviceTask, Memory
 from delegate.hw.regcmd import TARGET_NAMES
 from delegate.hw.registers import lookup, split
+from delegate.hw.soc import ADDRESS_LIMIT
 
-ADDRESS_LIMIT = 1 << 32
 PAGE = 4096  # bytes
 WORD_BYTES = 8
 

@@ -24,6 +24,7 @@ from delegate.hw import drm
 from delegate.hw import rknpu_interface as interface
 from delegate.hw.device import DeviceJob, DeviceTask, Kernel, Memory, check_job, check_process, find
 from delegate.hw.regcmd import parse_word
+from delegate.hw.soc import ADDRESS_LIMIT
 from delegate.hw.task import Bytes
 from delegate.hw.turns import Turn, Turns
 
@@ -99,14 +100,14 @@ class Rknpu:
         return self._allocate(size, self._flags)
 
     def _allocate(self, size: int, flags: int) -> Allocation:
-        if not 0 < size < drm.ADDRESS_LIMIT:
-            raise DeviceError(f"buffer of {size} bytes: 1 to {drm.ADDRESS_LIMIT - 1}")
+        if not 0 < size < ADDRESS_LIMIT:
+            raise DeviceError(f"buffer of {size} bytes: 1 to {ADDRESS_LIMIT - 1}")
         self._check_open()
         structure = interface.MemCreateDomain if self.version >= interface.MEM_CREATE_GREW else interface.MemCreate
         created = structure(flags=flags, size=size)
         drm.call(self._file, interface.request(structure, self._misc), created)
         try:
-            if created.dma_addr + size > drm.ADDRESS_LIMIT:
+            if created.dma_addr + size > ADDRESS_LIMIT:
                 raise DeviceError(f"buffer of {size} bytes: its I/O address {created.dma_addr:#x} is beyond 32 bits")
             view = self._map(created.handle, size)
         except BaseException:

@@ -20,6 +20,7 @@ from delegate.errors import DeviceError
 from delegate.hw import drm
 from delegate.hw.device import DeviceJob, Kernel, Memory, check_job, check_process, find
 from delegate.hw.drm import COMMAND_BASE, DRM, Request, s64, u32, u64
+from delegate.hw.soc import ADDRESS_LIMIT
 
 NODES = ("/dev/accel/accel*",)
 ABSENT = (
@@ -167,14 +168,14 @@ class Rocket:
 
     def allocate(self, size: int, space: int = 0) -> BufferObject:
         """Memory of ``size`` bytes, zeroed; raises DeviceError when there is none left, or no I/O addresses."""
-        if not 0 < size < drm.ADDRESS_LIMIT:
-            raise DeviceError(f"buffer of {size} bytes: 1 to {drm.ADDRESS_LIMIT - 1}")
+        if not 0 < size < ADDRESS_LIMIT:
+            raise DeviceError(f"buffer of {size} bytes: 1 to {ADDRESS_LIMIT - 1}")
         self._check_open()
         file = self._files[space]
         created = CreateBo(size=size)
         drm.call(file, CREATE_BO, created)
         try:
-            if created.dma_address + size > drm.ADDRESS_LIMIT:
+            if created.dma_address + size > ADDRESS_LIMIT:
                 raise DeviceError(f"buffer of {size} bytes: its I/O address {created.dma_address:#x} is beyond 32 bits")
             view = drm.map_memory(file, size, created.offset)
         except BaseException:

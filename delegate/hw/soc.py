@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ADDRESS_LIMIT = 1 << 32  # command words hold 32-bit addresses, and so do the starts of streams (uapi.md A.2, B)
+
 
 @dataclass(frozen=True)
 class Soc:

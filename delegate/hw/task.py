@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate.errors import DelegateError
+from delegate.hw.soc import ADDRESS_LIMIT
 
 VALUE_SHIFT, VALUE_MASK = 16, 0xFFFFFFFF  # where the value stands in a command word
 MOST_CORES = 3  # of an NPU
@@ -195,7 +196,7 @@ def check(program: Program) -> None:
         if not holds:
             raise DelegateError(what)
 
-    demand(all(0 < buffer.size < 2**32 for buffer in buffers), "a buffer is empty or larger than 4 GiB")
+    demand(all(0 < buffer.size < ADDRESS_LIMIT for buffer in buffers), "a buffer is empty or larger than 4 GiB")
     demand(all(b.data is None or b.data.size == b.size for b in buffers), "a buffer's data has not the buffer's size")
     demand(
         sum(buffer.role == "regcmd" for buffer in buffers) == 1, "there is not exactly one buffer for command streams"

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from delegate.hw.sim.machine import Machine
-from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace
+from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.options import Options
+from delegate.hw.soc import ADDRESS_LIMIT
 from delegate.hw.task import Bytes
 from delegate.tools.capture import Capture, CaptureBuffer, CaptureError, CaptureStart, CaptureSubmit
 

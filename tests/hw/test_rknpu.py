@@ -15,7 +15,6 @@ from hw.fake_kernel import ACTION, MEM_CREATE, MEM_DESTROY, MEM_MAP, MEM_SYNC, N
 from hw.sim.programs import INPUT, OUTPUT, WEIGHTS
 
 from delegate.errors import DeviceError
-from delegate.hw import drm
 from delegate.hw import rknpu_interface as interface
 from delegate.hw.device import DeviceJob, DeviceTask, open_device
 from delegate.hw.rknpu import Rknpu
@@ -273,7 +272,7 @@ def test_a_size_that_no_buffer_has_is_refused(device: Rknpu, size: int):
 
 def test_an_address_beyond_32_bits_is_refused(kernel: FakeKernel, device: Rknpu, monkeypatch: pytest.MonkeyPatch):
     """Command words and stream starts have no room for it (uapi.md B)."""
-    monkeypatch.setattr(drm, "ADDRESS_LIMIT", (1 << 32) - 4096)
+    monkeypatch.setattr("delegate.hw.rknpu.ADDRESS_LIMIT", (1 << 32) - 4096)
     with pytest.raises(DeviceError, match="beyond 32 bits"):
         device.allocate(4096)
     assert kernel.buffers == 0

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace
+from delegate.hw.sim.memory import AddressSpace
+from delegate.hw.soc import ADDRESS_LIMIT
 from delegate.hw.task import Bytes
 
 PAGE = 4096  # bytes

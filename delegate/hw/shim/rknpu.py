@@ -18,8 +18,8 @@ from delegate.hw.shim.npu import CORES, Chain, Core, Outcome
 from delegate.hw.shim.rknpu_jobs import Job, Object
 from delegate.hw.shim.strict import Strict, Watch
 from delegate.hw.shim.wire import Channel
-from delegate.hw.sim.memory import ADDRESS_LIMIT
 from delegate.hw.sim.options import Options
+from delegate.hw.soc import ADDRESS_LIMIT
 
 ACTION = struct.Struct("<II")  # flags, value
 MEM_CREATE = struct.Struct("<IIQQQQiI")  # handle, flags, size, obj_addr, dma_addr, sram_size; domain, core_mask

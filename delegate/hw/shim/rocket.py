@@ -16,8 +16,8 @@ from delegate.hw.shim.faults import Faults
 from delegate.hw.shim.memory import Buffer, Domain, bottom_up
 from delegate.hw.shim.npu import CORES, Chain, Core, Outcome
 from delegate.hw.shim.strict import Strict
-from delegate.hw.sim.memory import ADDRESS_LIMIT
 from delegate.hw.sim.options import Options
+from delegate.hw.soc import ADDRESS_LIMIT
 
 CREATE = struct.Struct("<IIQQ")  # size; handle, dma_address, offset
 PREP = struct.Struct("<IIq")  # handle, reserved, absolute deadline in ns

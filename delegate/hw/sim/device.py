@@ -17,9 +17,9 @@ import numpy as np
 from delegate.errors import DeviceError, SimulatorError
 from delegate.hw.device import KERNELS, DeviceJob, Kernel, Memory, check_job, check_process
 from delegate.hw.sim.machine import Machine
-from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace
+from delegate.hw.sim.memory import AddressSpace
 from delegate.hw.sim.options import Options
-from delegate.hw.soc import FORMS, RK3588, Soc
+from delegate.hw.soc import ADDRESS_LIMIT, FORMS, RK3588, Soc
 
 LARGEST_CORES = 3
 

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from delegate.errors import SimulatorError
+from delegate.hw.soc import ADDRESS_LIMIT
 from delegate.hw.task import Bytes
-
-ADDRESS_LIMIT = 1 << 32  # stream addresses are 32 bits wide (uapi.md A.2)
 
 
 @dataclass(frozen=True, eq=False)

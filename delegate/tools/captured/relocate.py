@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from delegate.hw.registers import split, word
+from delegate.hw.soc import ADDRESS_LIMIT
 from delegate.tools.capture import Capture, CaptureBuffer, CaptureError, CaptureStart, CaptureSubmit, CaptureTask
 
 PAGE = 4096
-ADDRESS_LIMIT = 1 << 32
 
 
 def relocate(capture: Capture, base: int) -> Capture:

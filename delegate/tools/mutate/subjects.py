@@ -10,7 +10,8 @@ import numpy as np
 from delegate.errors import SimulatorError
 from delegate.hw.layout import align
 from delegate.hw.sim.machine import Decoded, Machine
-from delegate.hw.sim.memory import ADDRESS_LIMIT, AddressSpace, Region
+from delegate.hw.sim.memory import AddressSpace, Region
+from delegate.hw.soc import ADDRESS_LIMIT
 from delegate.hw.task import Bytes, Words
 
 SPARE_WORDS = 4096  # room for a stream that a mutation made longer
